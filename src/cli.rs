@@ -1,0 +1,5 @@
+//! To be written.
+/// x
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

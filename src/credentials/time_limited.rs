@@ -1,0 +1,126 @@
+//! Time-limited credentials: the username `expiry:name` and a password that follows from it.
+//!
+//! The scheme is the one that coturn calls `use-auth-secret`: the password is the base64 of
+//! HMAC-SHA1 over the username, so a server that knows the secret needs no table of users.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::hmac;
+use subtle::ConstantTimeEq;
+
+use super::Credential;
+use crate::telemetry::Secret;
+
+/// A username of the form `expiry:name`, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimited<'a> {
+    /// When the credential ends, in Unix seconds.
+    pub expiry_unix_secs: u64,
+    /// Whom it is for: everything behind the first colon; may be empty, and may contain colons.
+    pub name: &'a str,
+}
+
+impl<'a> TimeLimited<'a> {
+    /// Takes `username` apart; a bare number is an expiry without a name. `None` when the part
+    /// before the first colon is no decimal number.
+    pub fn parse(username: &'a str) -> Option<Self> {
+        let (expiry, name) = username.split_once(':').unwrap_or((username, ""));
+        if expiry.is_empty() || !expiry.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        Some(Self { expiry_unix_secs: expiry.parse().ok()?, name })
+    }
+
+    /// Whether the credential has ended at `unix_secs`.
+    pub const fn is_expired(self, unix_secs: u64) -> bool {
+        self.expiry_unix_secs <= unix_secs
+    }
+}
+
+/// The password that belongs to `username` under `secret`: 28 characters.
+pub fn password(secret: &[u8], username: &str) -> Secret<String> {
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
+    Secret::new(STANDARD.encode(hmac::sign(&key, username.as_bytes())))
+}
+
+/// Whether `offered` is the password of `username` under `secret`, in constant time.
+pub fn verify_password(secret: &[u8], username: &str, offered: &str) -> bool {
+    let expected = password(secret, username);
+    expected.expose().as_bytes().ct_eq(offered.as_bytes()).into()
+}
+
+/// The shared secrets of the configuration: the first signs, all verify, so that one can be
+/// replaced while credentials of the other are still out.
+#[derive(Debug, Clone, Default)]
+pub struct SharedSecrets(Vec<Secret<String>>);
+
+impl SharedSecrets {
+    /// The secrets in the order of the configuration.
+    pub fn new(secrets: Vec<Secret<String>>) -> Self {
+        Self(secrets)
+    }
+
+    /// Whether there is none, and so no application can sign credentials.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A credential for `name` that ends at `expiry_unix_secs`; `None` without a secret.
+    pub fn sign(&self, name: &str, expiry_unix_secs: u64) -> Option<Credential> {
+        let secret = self.0.first()?;
+        let username = format!("{expiry_unix_secs}:{name}");
+        let password = password(secret.expose().as_bytes(), &username);
+        Some(Credential { username, password })
+    }
+
+    /// The password of `username` under each secret; the client may have used any of them.
+    pub fn passwords(&self, username: &str) -> impl Iterator<Item = Secret<String>> {
+        self.0.iter().map(move |secret| password(secret.expose().as_bytes(), username))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usernames_come_apart_at_the_first_colon() {
+        let parse = |text| TimeLimited::parse(text).map(|t| (t.expiry_unix_secs, t.name));
+        assert_eq!(parse("1700000000:alice"), Some((1_700_000_000, "alice")));
+        assert_eq!(parse("1700000000:a:b"), Some((1_700_000_000, "a:b")));
+        assert_eq!(parse("1700000000"), Some((1_700_000_000, "")));
+        assert_eq!(parse("alice"), None);
+        assert_eq!(parse(":alice"), None);
+        assert_eq!(parse("+17:alice"), None);
+        assert_eq!(parse("99999999999999999999999:alice"), None);
+    }
+
+    #[test]
+    fn the_last_second_is_already_over() {
+        let limited = TimeLimited::parse("100:x").expect("a time-limited name");
+        assert!(!limited.is_expired(99));
+        assert!(limited.is_expired(100));
+    }
+
+    // From `printf 1700000000:alice | openssl dgst -sha1 -hmac north -binary | base64`.
+    #[test]
+    fn the_password_is_the_one_that_openssl_computes() {
+        let found = password(b"north", "1700000000:alice");
+        assert_eq!(found.expose(), "Cd/49soE35ICqcJF/bCTn8Z4OyE=");
+        assert!(verify_password(b"north", "1700000000:alice", found.expose()));
+        assert!(!verify_password(b"south", "1700000000:alice", found.expose()));
+        assert!(!verify_password(b"north", "1700000000:alice", ""));
+    }
+
+    #[test]
+    fn the_first_secret_signs_and_all_verify() {
+        let secret = |text: &str| Secret::new(text.to_owned());
+        let ring = SharedSecrets::new(vec![secret("new"), secret("old")]);
+        let signed = ring.sign("alice", 500).expect("a secret is there");
+        assert_eq!(signed.username, "500:alice");
+        assert_eq!(signed.password, password(b"new", "500:alice"));
+        let all: Vec<_> = ring.passwords("500:alice").collect();
+        assert_eq!(all, [password(b"new", "500:alice"), password(b"old", "500:alice")]);
+        assert!(SharedSecrets::default().sign("alice", 500).is_none());
+    }
+}

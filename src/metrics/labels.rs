@@ -1,0 +1,224 @@
+//! The closed labels of the metrics: every reason, code and path that can be counted.
+
+/// Defines a closed label: an enum, its values in order, and each value's text.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident, $key:literal { $($(#[$vdoc:meta])* $variant:ident => $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// Every value, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// The name of the label.
+            pub const KEY: &'static str = $key;
+
+            /// The text of the value in `/metrics`.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+label! {
+    /// A STUN method that the relay answers.
+    Method, "method" {
+        /// RFC 8489 Binding.
+        Binding => "binding",
+        /// RFC 8656 Allocate.
+        Allocate => "allocate",
+        /// RFC 8656 Refresh.
+        Refresh => "refresh",
+        /// RFC 8656 CreatePermission.
+        CreatePermission => "create_permission",
+        /// RFC 8656 ChannelBind.
+        ChannelBind => "channel_bind",
+        /// Any other method.
+        Other => "other",
+    }
+}
+
+label! {
+    /// Why a request was refused: the STUN error code.
+    Code, "code" {
+        /// 400 Bad Request.
+        BadRequest => "400",
+        /// 401 Unauthenticated.
+        Unauthenticated => "401",
+        /// 403 Forbidden.
+        Forbidden => "403",
+        /// 420 Unknown Attribute.
+        UnknownAttribute => "420",
+        /// 437 Allocation Mismatch.
+        AllocationMismatch => "437",
+        /// 438 Stale Nonce.
+        StaleNonce => "438",
+        /// 440 Address Family not Supported.
+        AddressFamilyNotSupported => "440",
+        /// 441 Wrong Credentials.
+        WrongCredentials => "441",
+        /// 442 Unsupported Transport Protocol.
+        UnsupportedTransport => "442",
+        /// 443 Peer Address Family Mismatch.
+        PeerFamilyMismatch => "443",
+        /// 486 Allocation Quota Reached.
+        QuotaReached => "486",
+        /// 508 Insufficient Capacity.
+        InsufficientCapacity => "508",
+    }
+}
+
+label! {
+    /// Why the relay dropped a packet without an answer.
+    DropReason, "reason" {
+        /// Neither STUN nor ChannelData, or cut short.
+        Malformed => "malformed",
+        /// A STUN message that is no request we answer: a response, an unknown indication.
+        Unexpected => "unexpected",
+        /// A wrong FINGERPRINT.
+        Fingerprint => "fingerprint",
+        /// An unauthenticated source above its share.
+        RateLimited => "rate_limited",
+        /// ChannelData on a channel that is not bound (any more).
+        NoChannel => "no_channel",
+        /// A Send indication or ChannelData of a client without an allocation.
+        NoAllocation => "no_allocation",
+        /// A packet to or from a peer without a permission.
+        NoPermission => "no_permission",
+        /// The peer policy forbids the address.
+        PeerForbidden => "peer_forbidden",
+        /// A packet to an address of ours that is no live relayed address in reach.
+        NotRelayed => "not_relayed",
+        /// A repeated request while the first one is still at work.
+        Repeated => "repeated",
+        /// Longer than a UDP datagram may be once the header is in front.
+        TooLong => "too_long",
+        /// The operating system refused to send.
+        SendFailed => "send_failed",
+        /// The socket's send buffer was full.
+        SendBufferFull => "send_buffer_full",
+    }
+}
+
+label! {
+    /// Why a limit bit.
+    Limit, "limit" {
+        /// `turn.limits.allocations_per_user`.
+        AllocationsPerUser => "allocations_per_user",
+        /// `turn.limits.allocations_per_link`.
+        AllocationsPerLink => "allocations_per_link",
+        /// `turn.limits.allocations`.
+        Allocations => "allocations",
+        /// `turn.limits.permissions_per_allocation`.
+        PermissionsPerAllocation => "permissions_per_allocation",
+        /// `turn.limits.channels_per_allocation`.
+        ChannelsPerAllocation => "channels_per_allocation",
+        /// `turn.limits.lifetime_secs_max` cut a requested lifetime.
+        Lifetime => "lifetime",
+        /// `turn.limits.bandwidth_per_allocation_bytes_per_sec`.
+        BandwidthPerAllocation => "bandwidth_per_allocation",
+        /// `turn.limits.bandwidth_bytes_per_sec`.
+        Bandwidth => "bandwidth",
+        /// `turn.limits.unauthenticated_per_prefix_per_sec`.
+        Unauthenticated => "unauthenticated",
+        /// No free port in `turn.relay_ports`.
+        RelayPorts => "relay_ports",
+        /// No free file descriptor.
+        Descriptors => "descriptors",
+        /// A grant's scope of addresses.
+        ScopeAddresses => "scope_addresses",
+        /// `web.limits.connections`.
+        Connections => "connections",
+        /// `web.limits.connections_per_address`.
+        ConnectionsPerAddress => "connections_per_address",
+        /// `web.limits.handshake_secs`: TLS or the request took too long.
+        HandshakeTime => "handshake_time",
+        /// `web.limits.header_bytes`.
+        HeaderBytes => "header_bytes",
+        /// `web.limits.frame_bytes`.
+        FrameBytes => "frame_bytes",
+        /// `web.limits.messages_per_sec`.
+        Messages => "messages",
+        /// `web.limits.bytes_per_sec`.
+        Bytes => "bytes",
+        /// `web.limits.hellos_per_address_per_min`.
+        Hellos => "hellos",
+        /// `web.limits.queue_bytes`: a slow consumer.
+        Queue => "queue",
+        /// `broadcast.rooms`.
+        Rooms => "rooms",
+        /// `broadcast.viewers_per_room`.
+        Viewers => "viewers",
+        /// `broadcast.limits.kept_messages`: what is kept for a lost socket.
+        KeptMessages => "kept_messages",
+        /// `broadcast.limits.candidates_per_link`.
+        Candidates => "candidates",
+    }
+}
+
+label! {
+    /// What became of a `hello`.
+    Hello, "result" {
+        /// Answered by `welcome`, as a new member.
+        Welcomed => "welcomed",
+        /// Answered by `welcome`, as a member that came back.
+        Resumed => "resumed",
+        /// Answered by `error`.
+        Refused => "refused",
+    }
+}
+
+label! {
+    /// How media travels on a link, as the pages report it.
+    Path, "path" {
+        /// Without the relay.
+        Direct => "direct",
+        /// Through the relay, over UDP.
+        Udp => "udp",
+        /// Through the relay, over TCP.
+        Tcp => "tcp",
+        /// Through the relay, over TLS.
+        Tls => "tls",
+        /// No path was found.
+        Failed => "failed",
+    }
+}
+
+label! {
+    /// A class of HTTP answer.
+    Status, "status" {
+        /// 1xx: a WebSocket.
+        Informational => "1xx",
+        /// 2xx.
+        Success => "2xx",
+        /// 3xx.
+        Redirect => "3xx",
+        /// 4xx.
+        ClientError => "4xx",
+        /// 5xx.
+        ServerError => "5xx",
+    }
+}
+
+label! {
+    /// Why the hub or the web side refused something.
+    Refusal, "reason" {
+        /// A WebSocket from an origin that is not ours.
+        Origin => "origin",
+        /// A request with a Host that is not ours.
+        Host => "host",
+        /// A message on a link of others, or of the wrong role.
+        Forbidden => "forbidden",
+        /// No or a wrong broadcast key.
+        Key => "key",
+        /// A message that does not parse.
+        BadMessage => "bad_message",
+        /// An unknown message type.
+        UnknownType => "unknown_type",
+        /// A second broadcaster without the room's key.
+        RoomLive => "room_live",
+        /// No or only unknown protocol versions.
+        Version => "version",
+    }
+}

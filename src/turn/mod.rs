@@ -1,0 +1,272 @@
+//! The TURN server (RFC 8656) as a state machine: it is told what arrived and when, and says what
+//! to do. One `Server` belongs to one relay worker; what spans workers is in [`Shared`].
+//!
+//! No socket, no clock, no randomness of its own. The straight line: [`Server::handle_client`]
+//! classifies a datagram; data goes out as a [`Verdict`] that points into the received buffer,
+//! everything else becomes an [`Action`] that the worker executes before it reads again.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::credentials::{Entropy, Grants, SharedSecrets};
+use crate::metrics::WorkerMetrics;
+use crate::net::{Now, Prefix};
+use crate::telemetry::Secret;
+
+/// Bytes that must be free in front of a peer's payload, for the largest header that
+/// [`Server::handle_peer`] writes there: a Data indication with an IPv6 XOR-PEER-ADDRESS.
+pub const HEADROOM: usize = 48;
+
+/// Bytes that must be free behind a peer's payload: the padding of a DATA attribute.
+pub const TAILROOM: usize = 3;
+
+/// How a client reaches us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// UDP; TCP and TLS come with their listeners.
+    Udp,
+}
+
+/// The client's side of an allocation (RFC 8656, section 2): unique among live allocations.
+/// Addresses are canonical: an IPv4 client of an IPv6 socket is written as IPv4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FiveTuple {
+    /// How the client reaches us.
+    pub transport: Transport,
+    /// The address the client's packets come from.
+    pub client: SocketAddr,
+    /// The address of ours that the client sends to, and that answers leave from.
+    pub server: SocketAddr,
+}
+
+/// Names the relay socket of one allocation within one [`Server`]. Never reused while the worker
+/// may still hold the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RelayId(pub u32);
+
+/// An address that allocations are relayed from, with its 1:1 NAT (`PUBLIC/LOCAL`) when the
+/// clients know it under another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// What XOR-RELAYED-ADDRESS says.
+    pub public: IpAddr,
+    /// What the relay socket is bound to; the same as `public` without NAT.
+    pub local: IpAddr,
+}
+
+/// A fixed user with a long-term credential.
+#[derive(Debug, Clone)]
+pub struct FixedUser {
+    /// The USERNAME.
+    pub name: String,
+    /// The password.
+    pub password: Secret<String>,
+}
+
+/// The limits of `[turn.limits]`; 0 means no limit where the field says so.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Live allocations of one user (fixed, or signed with a shared secret), on all workers.
+    pub allocations_per_user: u32,
+    /// Live allocations of one grant (one side of one link), on all workers.
+    pub allocations_per_link: u32,
+    /// Live allocations in all.
+    pub allocations: u32,
+    /// Permissions of one allocation.
+    pub permissions_per_allocation: u32,
+    /// Channels of one allocation.
+    pub channels_per_allocation: u32,
+    /// The longest lifetime granted, in seconds.
+    pub lifetime_secs_max: u32,
+    /// How long a nonce is good, in seconds.
+    pub nonce_secs: u32,
+    /// Payload bytes a second of one allocation, both directions together; 0: no limit.
+    pub bandwidth_per_allocation_bytes_per_sec: u64,
+    /// Payload bytes a second of all allocations; 0: no limit.
+    pub bandwidth_bytes_per_sec: u64,
+    /// Requests of strangers answered per second and /24 or /56; 0: no limit.
+    pub unauthenticated_per_prefix_per_sec: u32,
+    /// How many of them at once.
+    pub unauthenticated_burst: u32,
+}
+
+/// What a relay is configured to do. Plain data, filled by `daemon`.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The REALM of every challenge; at most 763 bytes.
+    pub realm: String,
+    /// Where allocations are relayed from; the first of each family is used. Never empty.
+    pub relay_addresses: Vec<RelayAddress>,
+    /// The ports of relayed addresses, both ends included.
+    pub relay_ports: (u16, u16),
+    /// Fixed users.
+    pub users: Vec<FixedUser>,
+    /// Shared secrets of other applications.
+    pub shared_secrets: SharedSecrets,
+    /// Peers that the operator opens, before the defaults.
+    pub allow_peers: Vec<Prefix>,
+    /// Peers that the operator closes, before the defaults.
+    pub deny_peers: Vec<Prefix>,
+    /// Every address of this host: denied as a peer unless a host prefix allows it.
+    pub host_addresses: Vec<IpAddr>,
+    /// The limits.
+    pub limits: Limits,
+}
+
+/// What the engine asks of its worker besides sending the verdict's packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send this answer to the client.
+    Answer {
+        /// Whom to, and from which of our addresses.
+        five_tuple: FiveTuple,
+        /// A whole STUN message.
+        bytes: Vec<u8>,
+    },
+    /// Bind a relay socket to `local`, then call [`Server::bound`].
+    Bind {
+        /// The name of the socket from now on.
+        relay: RelayId,
+        /// Address and port.
+        local: SocketAddr,
+    },
+    /// Close the socket; its name is free afterwards.
+    Close {
+        /// The socket.
+        relay: RelayId,
+    },
+}
+
+/// Why a relay socket could not be bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindFailure {
+    /// Another process has the port (EADDRINUSE): the engine tries the next one.
+    PortTaken,
+    /// No descriptor or memory is left (EMFILE, ENFILE, ENOBUFS, ENOMEM): 508.
+    Exhausted,
+    /// Anything else, such as an address that is gone (EADDRNOTAVAIL): 508.
+    Unavailable,
+}
+
+/// What a worker executes after each call, in order. Reused, so that it keeps its memory.
+pub type Actions = Vec<Action>;
+
+/// What to do with the datagram that was just handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing more: it was answered through an action, or dropped and counted.
+    Done,
+    /// Send this part of the buffer from the relay socket to the peer.
+    ToPeer {
+        /// The relay socket.
+        relay: RelayId,
+        /// Where to: the local address where a `PUBLIC/LOCAL` pair is the peer.
+        peer: SocketAddr,
+        /// The payload within the buffer that was handed in.
+        payload: Range<usize>,
+    },
+    /// Send this part of the buffer to the client.
+    ToClient {
+        /// Whom to, and from which of our addresses.
+        five_tuple: FiveTuple,
+        /// Header, payload and padding within the buffer that was handed in.
+        datagram: Range<usize>,
+    },
+}
+
+/// What all workers of a relay share: grants, quotas, ports, live relayed addresses, the nonce
+/// key and the buckets of strangers. The packet path reads atomics only.
+pub struct Shared {
+    /// Grants of the hub.
+    pub grants: Arc<Grants>,
+    options: Arc<Options>,
+}
+
+impl Shared {
+    /// Shared state for `options`; `entropy` gives the nonce key and the seeds.
+    pub fn new(options: Arc<Options>, grants: Arc<Grants>, entropy: &mut Entropy) -> Self {
+        let _ = entropy;
+        Self { grants, options }
+    }
+
+    /// What the relay was configured to do.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+}
+
+/// One worker's part of the relay.
+pub struct Server {
+    shared: Arc<Shared>,
+    metrics: Arc<WorkerMetrics>,
+    entropy: Entropy,
+}
+
+impl Server {
+    /// A server without allocations.
+    pub fn new(shared: Arc<Shared>, metrics: Arc<WorkerMetrics>, entropy: Entropy) -> Self {
+        Self { shared, metrics, entropy }
+    }
+
+    /// Handles a datagram from a client.
+    pub fn handle_client(
+        &mut self,
+        now: Now,
+        five_tuple: FiveTuple,
+        datagram: &[u8],
+        actions: &mut Actions,
+    ) -> Verdict {
+        let _ = (now, five_tuple, datagram, actions, &self.metrics, &mut self.entropy);
+        let _ = &self.shared;
+        Verdict::Done
+    }
+
+    /// Handles a datagram that arrived on relay socket `relay` from `peer`. The payload stands at
+    /// `payload` in `buffer`, with [`HEADROOM`] bytes free in front and [`TAILROOM`] behind.
+    pub fn handle_peer(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        peer: SocketAddr,
+        buffer: &mut [u8],
+        payload: Range<usize>,
+    ) -> Verdict {
+        let _ = (now, relay, peer, buffer, payload);
+        Verdict::Done
+    }
+
+    /// Says what became of [`Action::Bind`]: answers the client, or asks for another port.
+    pub fn bound(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        result: Result<(), BindFailure>,
+        actions: &mut Actions,
+    ) {
+        let _ = (now, relay, result, actions);
+    }
+
+    /// When [`Server::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Ends what has expired.
+    pub fn handle_timeout(&mut self, now: Now, actions: &mut Actions) {
+        let _ = (now, actions);
+    }
+
+    /// Ends every allocation of the grant `name`, which the hub has already removed.
+    pub fn revoke(&mut self, name: &str, actions: &mut Actions) {
+        let _ = (name, actions);
+    }
+
+    /// Ends every allocation (shutdown).
+    pub fn close_all(&mut self, actions: &mut Actions) {
+        let _ = actions;
+    }
+}
