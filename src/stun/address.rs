@@ -1,10 +1,10 @@
-//! Addresses in attributes, plain and XORed with cookie and transaction id.
+//! Addresses in attributes, XORed with the magic cookie and the transaction id.
 //!
 //! ```text
 //! zero (8) | family (8): 1 or 2 | port (16) | address (32 or 128)
 //! ```
-//! XORed, so that a NAT which rewrites addresses in payloads does not find them
-//! (RFC 8489, sections 14.1 and 14.2).
+//! A NAT that rewrites addresses in payloads does not find them in this form (RFC 8489,
+//! sections 14.1 and 14.2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,17 +13,26 @@ use super::{MAGIC_COOKIE, TransactionId};
 /// The address of XOR-MAPPED-ADDRESS, XOR-PEER-ADDRESS and XOR-RELAYED-ADDRESS.
 /// `None` unless the value has a known family and exactly its size.
 pub fn parse_xor_address(value: &[u8], id: &TransactionId) -> Option<SocketAddr> {
-    parse(value, mask(id))
-}
-
-/// The address of MAPPED-ADDRESS, ALTERNATE-SERVER, RESPONSE-ORIGIN and OTHER-ADDRESS.
-pub fn parse_address(value: &[u8]) -> Option<SocketAddr> {
-    parse(value, 0)
+    let mask = mask(id);
+    // The first byte is to be ignored (RFC 8489, section 14.1).
+    let (&[_, family, p0, p1], address) = value.split_first_chunk::<4>()?;
+    let ip = match family {
+        FAMILY_IPV4 => {
+            let bits = u32::from_be_bytes(address.try_into().ok()?) ^ (mask >> 96) as u32;
+            IpAddr::V4(Ipv4Addr::from_bits(bits))
+        }
+        FAMILY_IPV6 => {
+            let bits = u128::from_be_bytes(address.try_into().ok()?) ^ mask;
+            IpAddr::V6(Ipv6Addr::from_bits(bits))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes([p0, p1]) ^ port_mask(mask)))
 }
 
 /// Writes the value of an XORed address to the front of `value` and says how long it is: 8 for
 /// IPv4, 20 for IPv6. Flow label and scope of an IPv6 address are not part of it.
-pub fn write_xor_address(
+pub(super) fn write_xor_address(
     value: &mut [u8; XOR_ADDRESS_BYTES_MAX],
     address: SocketAddr,
     id: &TransactionId,
@@ -50,23 +59,6 @@ pub fn write_xor_address(
 
 /// The size of the largest address value.
 pub(super) const XOR_ADDRESS_BYTES_MAX: usize = 20;
-
-fn parse(value: &[u8], mask: u128) -> Option<SocketAddr> {
-    // The first byte is to be ignored (RFC 8489, section 14.1).
-    let (&[_, family, p0, p1], address) = value.split_first_chunk::<4>()?;
-    let ip = match family {
-        FAMILY_IPV4 => {
-            let bits = u32::from_be_bytes(address.try_into().ok()?) ^ (mask >> 96) as u32;
-            IpAddr::V4(Ipv4Addr::from_bits(bits))
-        }
-        FAMILY_IPV6 => {
-            let bits = u128::from_be_bytes(address.try_into().ok()?) ^ mask;
-            IpAddr::V6(Ipv6Addr::from_bits(bits))
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, u16::from_be_bytes([p0, p1]) ^ port_mask(mask)))
-}
 
 /// The magic cookie and the transaction id in one number.
 fn mask(id: &TransactionId) -> u128 {

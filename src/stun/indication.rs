@@ -8,12 +8,12 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use super::address::XOR_ADDRESS_BYTES_MAX;
+use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
 use super::header::message_type;
 use super::message::{ATTRIBUTE_HEADER_BYTES, padded};
 use super::{
     Class, DecodeError, HEADER_BYTES, MAGIC_COOKIE, Message, Method, TransactionId, attr,
-    parse_xor_address, write_xor_address,
+    parse_xor_address,
 };
 
 /// What a Send indication asks for.

@@ -16,7 +16,8 @@ pub(super) const TAG_BYTES: usize = 20;
 /// The HMAC of a message that is `covered` up to the header of MESSAGE-INTEGRITY.
 pub(super) fn sign(key: &[u8], covered: &[u8]) -> hmac::Tag {
     let length = covered.len() - HEADER_BYTES + ATTRIBUTE_HEADER_BYTES + TAG_BYTES;
-    let length = u16::try_from(length).unwrap_or(u16::MAX);
+    // It fits: the attribute is inside a message, or Writer has kept room for it.
+    let length = length as u16;
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key);
     let mut context = hmac::Context::with_key(&key);
     context.update(&covered[..2]);
@@ -27,5 +28,5 @@ pub(super) fn sign(key: &[u8], covered: &[u8]) -> hmac::Tag {
 
 /// Whether `value` is the HMAC of `covered`. A value of another size is wrong.
 pub(super) fn verify(key: &[u8], covered: &[u8], value: &[u8]) -> bool {
-    sign(key, covered).as_ref().ct_eq(value).into()
+    value.len() == TAG_BYTES && sign(key, covered).as_ref().ct_eq(value).into()
 }

@@ -26,7 +26,7 @@ mod integrity;
 mod message;
 mod writer;
 
-pub use address::{parse_address, parse_xor_address, write_xor_address};
+pub use address::parse_xor_address;
 pub use answer::{binding_success, challenge};
 pub use channel_data::{
     CHANNEL_DATA_HEADER_BYTES, CHANNEL_NUMBERS, ChannelData, write_channel_data_header,

@@ -2,12 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::address::XOR_ADDRESS_BYTES_MAX;
+use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
 use super::header::message_type;
 use super::message::{ATTRIBUTE_HEADER_BYTES, padded};
 use super::{
-    Class, HEADER_BYTES, MAGIC_COOKIE, Message, Method, TransactionId, attr, fingerprint,
-    integrity, write_xor_address,
+    Class, HEADER_BYTES, MAGIC_COOKIE, Message, Method, TransactionId, attr, fingerprint, integrity,
 };
 
 /// Builds one message: attributes in the order of the calls, then MESSAGE-INTEGRITY and
@@ -15,7 +14,6 @@ use super::{
 ///
 /// An attribute that would make the message longer than its length field can say is left out; the
 /// message stays well-formed.
-#[derive(Debug, Clone)]
 #[must_use]
 pub struct Writer {
     bytes: Vec<u8>,
@@ -44,16 +42,8 @@ impl Writer {
     }
 
     /// Adds an attribute.
-    pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let Ok(len) = u16::try_from(value.len()) else {
-            return self;
-        };
-        let end = self.bytes.len() + ATTRIBUTE_HEADER_BYTES + padded(value.len());
-        if end > MESSAGE_BYTES_MAX - TRAILER_BYTES_MAX {
-            return self;
-        }
-        self.push(kind, len, value);
-        self
+    pub fn attribute(self, kind: u16, value: &[u8]) -> Self {
+        self.attribute_of(kind, value, &[])
     }
 
     /// Adds an attribute that is one number, such as LIFETIME.
@@ -72,10 +62,8 @@ impl Writer {
     /// (RFC 8489, section 14.8).
     pub fn error_code(self, code: u16, reason: &str) -> Self {
         debug_assert!((300..=699).contains(&code), "{code} is no error code");
-        let mut value = Vec::with_capacity(4 + reason.len());
-        value.extend_from_slice(&[0, 0, (code / 100 & 7) as u8, (code % 100) as u8]);
-        value.extend_from_slice(reason.as_bytes());
-        self.attribute(attr::ERROR_CODE, &value)
+        let fixed = [0, 0, ((code / 100) & 7) as u8, (code % 100) as u8];
+        self.attribute_of(attr::ERROR_CODE, &fixed, reason.as_bytes())
     }
 
     /// Adds UNKNOWN-ATTRIBUTES, as a 420 has it (RFC 8489, section 14.13).
@@ -89,21 +77,33 @@ impl Writer {
     pub fn finish(mut self, key: Option<&[u8]>, fingerprint: bool) -> Vec<u8> {
         if let Some(key) = key {
             let tag = integrity::sign(key, &self.bytes);
-            self.push(attr::MESSAGE_INTEGRITY, integrity::TAG_BYTES as u16, tag.as_ref());
+            self.push(attr::MESSAGE_INTEGRITY, tag.as_ref(), &[]);
         }
         if fingerprint {
             self.write_length(FINGERPRINT_BYTES);
             let value = fingerprint::value(&self.bytes).to_be_bytes();
-            self.push(attr::FINGERPRINT, 4, &value);
+            self.push(attr::FINGERPRINT, &value, &[]);
         }
         self.write_length(0);
         self.bytes
     }
 
-    fn push(&mut self, kind: u16, len: u16, value: &[u8]) {
+    /// Adds an attribute whose value comes in two parts, if it fits.
+    fn attribute_of(mut self, kind: u16, first: &[u8], second: &[u8]) -> Self {
+        let end = self.bytes.len() + ATTRIBUTE_HEADER_BYTES + padded(first.len() + second.len());
+        if end <= MESSAGE_BYTES_MAX - TRAILER_BYTES_MAX {
+            self.push(kind, first, second);
+        }
+        self
+    }
+
+    /// Appends an attribute that is known to fit.
+    fn push(&mut self, kind: u16, first: &[u8], second: &[u8]) {
+        let len = (first.len() + second.len()) as u16;
         self.bytes.extend_from_slice(&kind.to_be_bytes());
         self.bytes.extend_from_slice(&len.to_be_bytes());
-        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(first);
+        self.bytes.extend_from_slice(second);
         // The message is a multiple of four long before each attribute.
         self.bytes.resize(padded(self.bytes.len()), 0);
     }
