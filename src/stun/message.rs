@@ -252,6 +252,9 @@ mod tests {
         let mut bytes = request().finish(None, false);
         bytes.extend_from_slice(&[0; 4]);
         assert_eq!(Message::parse(&bytes).err(), Some(DecodeError::Length));
+        bytes.truncate(HEADER_BYTES + 1);
+        bytes[3] = 1;
+        assert_eq!(Message::parse(&bytes).err(), Some(DecodeError::Length));
     }
 
     #[test]
@@ -329,6 +332,11 @@ mod tests {
         assert_eq!(Message::parse(&right).unwrap().fingerprint_ok(), Some(true));
         let followed = append(right.clone(), attr::SOFTWARE, b"late");
         assert_eq!(Message::parse(&followed).unwrap().fingerprint_ok(), Some(false));
+        // Even when it hashes what stands in front of it under the final length.
+        let mut exact = followed;
+        let value = fingerprint::value(&exact[..HEADER_BYTES]).to_be_bytes();
+        exact[24..28].copy_from_slice(&value);
+        assert_eq!(Message::parse(&exact).unwrap().fingerprint_ok(), Some(false));
         let mut changed = right;
         changed[10] ^= 1;
         assert_eq!(Message::parse(&changed).unwrap().fingerprint_ok(), Some(false));
