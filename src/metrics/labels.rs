@@ -156,6 +156,8 @@ label! {
         KeptMessages => "kept_messages",
         /// `broadcast.limits.candidates_per_link`.
         Candidates => "candidates",
+        /// So many revocations waited for one worker that it ended every allocation.
+        Revocations => "revocations",
     }
 }
 
