@@ -411,7 +411,12 @@ fn the_example_in_the_repository_is_the_generated_one() {
         std::fs::write(&path, example()).expect("config.example.toml can be written");
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(found, example(), "UPDATE=1 cargo test --lib config writes config.example.toml");
+    let made = example();
+    let differs = found.lines().zip(made.lines()).find(|(found, made)| found != made);
+    assert!(
+        found == made,
+        "UPDATE=1 cargo test --lib config writes config.example.toml; it differs at {differs:?}"
+    );
     assert!(example().lines().all(|line| line.chars().count() <= 100));
 }
 
