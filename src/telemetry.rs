@@ -181,8 +181,8 @@ fn text_layer() -> Box<dyn Layer<Registry> + Send + Sync> {
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let why = panic.payload_as_str().unwrap_or_default();
-        tracing::error!(place, why, "panic: this is a bug");
+        let why = format!("{place}: {}", panic.payload_as_str().unwrap_or_default());
+        tracing::error!(why, "panic: this is a bug in turncast");
     }));
 }
 

@@ -73,22 +73,30 @@ section! {
     /// `turncast_limit_hits_total`.
     WebLimits {
         /// TCP connections in all.
-        connections: u32 = Is("2000"), Whole(1, 1_000_000);
+        connections: u32 = Is("4096"), Whole(1, 1_000_000);
         /// TCP connections of one address (IPv6: of one /64).
-        connections_per_address: u32 = Is("100"), Whole(1, 1_000_000);
-        /// How long a TLS handshake, and the head of a request, may take.
+        connections_per_address: u32 = Is("256"), Whole(1, 1_000_000);
+        /// How long a TLS handshake, the head of a request, or the first message may take.
         handshake_secs: u32 = Is("10"), Whole(1, 300);
+        /// How long a connection may take nothing of what is written to it.
+        write_stall_secs: u32 = Is("20"), Whole(1, 300);
         /// Bytes of the head of a request.
         header_bytes: u32 = Is("16384"), Whole(8192, 1_048_576);
+        /// WebSockets in all.
+        conns: u32 = Is("2048"), Whole(1, 1_000_000);
+        /// WebSockets of one address (IPv6: of one /64).
+        conns_per_address: u32 = Is("128"), Whole(1, 1_000_000);
         /// Bytes of a WebSocket message.
         frame_bytes: u32 = Is("65536"), Whole(4096, 1_048_576);
-        /// Messages a second of one WebSocket; ten times as many at once.
-        messages_per_sec: u32 = Is("50"), Whole(1, 100_000);
-        /// Bytes a second of one WebSocket; ten times as many at once.
-        bytes_per_sec: u32 = Is("131072"), Whole(1024, 1_073_741_824);
+        /// Messages a second of one WebSocket; four times as many at once.
+        messages_per_sec: u32 = Is("100"), Whole(1, 100_000);
+        /// Bytes a second of one WebSocket; four times as many at once.
+        bytes_per_sec: u32 = Is("262144"), Whole(1024, 1_073_741_824);
         /// Messages `hello` a minute of one address (IPv6: of one /64).
-        hellos_per_address_per_min: u32 = Is("120"), Whole(1, 1_000_000);
-        /// Bytes that wait for a slow reader until it is disconnected.
+        hellos_per_address_per_min: u32 = Is("240"), Whole(1, 1_000_000);
+        /// Messages that wait for a slow reader until it is disconnected.
+        queue_frames: u32 = Is("1024"), Whole(16, 1_000_000);
+        /// Their bytes.
         queue_bytes: u32 = Is("1048576"), Whole(4096, 1_073_741_824);
     }
 }

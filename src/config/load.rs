@@ -52,6 +52,15 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
+/// Something that is allowed and likely a mistake.
+#[derive(Debug, Clone)]
+pub struct Warning {
+    /// In one line, for the log.
+    pub line: String,
+    /// With the place in the file, for a terminal.
+    pub text: String,
+}
+
 /// A configuration that passed every check.
 #[derive(Debug)]
 pub struct Loaded {
@@ -61,8 +70,8 @@ pub struct Loaded {
     pub secrets: Secrets,
     /// The file, when there is one.
     pub file: Option<PathBuf>,
-    /// What is allowed and likely a mistake, each ready to be printed.
-    pub warnings: Vec<String>,
+    /// What is allowed and likely a mistake.
+    pub warnings: Vec<Warning>,
     files: Files,
 }
 
@@ -106,9 +115,12 @@ impl Loaded {
         let secrets = secrets::collect(&reader.config, &files, &mut reader.findings);
         rules::check(&reader.config, &secrets, &mut reader.findings);
         reader.give_up_on_problems()?;
-        let warnings = reader.findings.warnings.iter();
-        let warnings =
-            warnings.map(|w| w.render(Level::WARNING, &reader.findings.sources)).collect();
+        let Findings { sources, warnings, .. } = &reader.findings;
+        let warning = |problem: &Problem| Warning {
+            line: problem.line(sources),
+            text: problem.render(Level::WARNING, sources),
+        };
+        let warnings = warnings.iter().map(warning).collect();
         Ok(Self { config: reader.config, secrets, file: path, warnings, files })
     }
 

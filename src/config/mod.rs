@@ -23,7 +23,7 @@ pub use example::example;
 pub use keys::{
     Admin, Broadcast, BroadcastLimits, Config, Log, Tls, Turn, TurnLimits, Web, WebLimits,
 };
-pub use load::{Environment, Loaded, SYSTEM_FILE};
+pub use load::{Environment, Loaded, SYSTEM_FILE, Warning};
 pub use secrets::Secrets;
 pub use values::{
     BroadcastKeyEntry, Host, HostName, IcePolicy, List, LogAddresses, LogFormat, LogLevel, Origin,

@@ -87,6 +87,17 @@ impl Problem {
         }
         Renderer::plain().render(&[group])
     }
+
+    /// The problem in one line: place, sentence, what to do.
+    pub(super) fn line(&self, sources: &[Source]) -> String {
+        let place = self.place.as_ref().and_then(|place| Some((sources.get(place.source)?, place)));
+        let place = place.map_or_else(String::new, |(source, place)| {
+            let (line, column) = line_and_column(&source.text, place.span.start);
+            format!("{}:{line}:{column}: ", source.name)
+        });
+        let help = self.help.as_ref().map_or_else(String::new, |help| format!("; {help}"));
+        format!("{place}{}{help}", self.title)
+    }
 }
 
 /// The span cut to its first line, so that a multi-line value is not painted all over.

@@ -81,7 +81,7 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error
 ///
 /// # Errors
 /// [`Error::Nowhere`].
-pub fn directory(loaded: &Loaded, environment: &Environment) -> Result<PathBuf, Error> {
+pub(super) fn directory(loaded: &Loaded, environment: &Environment) -> Result<PathBuf, Error> {
     if let Some(configured) = &loaded.config.state_dir {
         return Ok(match loaded.file.as_deref().and_then(Path::parent) {
             Some(beside) => beside.join(configured),
@@ -103,7 +103,7 @@ pub fn directory(loaded: &Loaded, environment: &Environment) -> Result<PathBuf, 
 
 /// The state directory of a running daemon; the lock is given up when it is dropped.
 #[derive(Debug)]
-pub struct State {
+pub(super) struct State {
     directory: PathBuf,
     lock: File,
 }
@@ -113,7 +113,7 @@ impl State {
     ///
     /// # Errors
     /// [`Error`]; of them [`Error::Running`] when another daemon has it.
-    pub fn open(directory: PathBuf, entropy: &mut Entropy) -> Result<Self, Error> {
+    pub(super) fn open(directory: PathBuf, entropy: &mut Entropy) -> Result<Self, Error> {
         if !directory.exists() {
             let mut builder = DirBuilder::new();
             builder.recursive(true).mode(0o700);
@@ -174,7 +174,7 @@ impl State {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn announce(&mut self, pages: &str) -> Result<(), Error> {
+    pub(super) fn announce(&mut self, pages: &str) -> Result<(), Error> {
         use std::io::Seek as _;
         let path = self.directory.join("lock");
         let text = format!("{}\n{pages}\n", std::process::id());
@@ -186,7 +186,7 @@ impl State {
     }
 
     /// The directory.
-    pub fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
@@ -194,7 +194,7 @@ impl State {
     ///
     /// # Errors
     /// [`Error::Broken`] when the file holds something else.
-    pub fn hub_key(&self) -> Result<Secret<[u8; 32]>, Error> {
+    pub(super) fn hub_key(&self) -> Result<Secret<[u8; 32]>, Error> {
         let path = self.directory.join("hub.key");
         let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
         let bytes = URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|b| b.try_into().ok());
@@ -210,7 +210,7 @@ impl Drop for State {
 }
 
 /// Where the pages of the daemon are that runs with this directory.
-pub fn running_pages(directory: &Path) -> Option<String> {
+pub(super) fn running_pages(directory: &Path) -> Option<String> {
     let text = std::fs::read_to_string(directory.join("lock")).ok()?;
     let (process, pages) = text.trim().split_once('\n')?;
     let runs = process.bytes().all(|byte| byte.is_ascii_digit())
@@ -223,7 +223,7 @@ pub fn running_pages(directory: &Path) -> Option<String> {
 /// # Errors
 /// [`Error::Missing`] before the first start, [`Error::Broken`] when the file holds something
 /// else.
-pub fn broadcast_key(directory: &Path) -> Result<Secret<String>, Error> {
+pub(super) fn broadcast_key(directory: &Path) -> Result<Secret<String>, Error> {
     let path = directory.join("broadcast.key");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -245,7 +245,7 @@ pub fn broadcast_key(directory: &Path) -> Result<Secret<String>, Error> {
 ///
 /// # Errors
 /// [`Error::Missing`] before the first start, or what the operating system says.
-pub fn rotate_broadcast_key(
+pub(super) fn rotate_broadcast_key(
     directory: &Path,
     entropy: &mut Entropy,
 ) -> Result<Secret<String>, Error> {
@@ -265,8 +265,7 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         keep_owner(path, &file);
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
@@ -334,7 +333,8 @@ mod tests {
         assert!(matches!(found(&none, &[]), Err(Error::Nowhere)));
         let own = loaded("state_dir = \"/own\"\n", "t.toml");
         assert_eq!(found(&own, &all).expect("the configured one"), "/own");
-        let system = Loaded { file: Some(SYSTEM_FILE.into()), ..none };
+        let mut system = none;
+        system.file = Some(SYSTEM_FILE.into());
         assert_eq!(found(&system, &all[1..]).expect("the system's"), "/var/lib/turncast");
     }
 
@@ -379,10 +379,7 @@ mod tests {
     fn rotating_replaces_the_key() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path();
-        assert!(matches!(
-            rotate_broadcast_key(path, &mut entropy()),
-            Err(Error::Missing { .. })
-        ));
+        assert!(matches!(rotate_broadcast_key(path, &mut entropy()), Err(Error::Missing { .. })));
         let _state = State::open(path.to_owned(), &mut entropy()).expect("a directory");
         let old = broadcast_key(path).expect("a key");
         let new = rotate_broadcast_key(path, &mut Entropy::from_seed([4; 32])).expect("rotated");
