@@ -71,10 +71,13 @@ impl Fixture {
     }
 }
 
-/// The relay address is the fixture's own, so that nobody else takes a port that has come free.
+/// The relay address is the fixture's own, also when these tests run several times at once: nobody
+/// else takes a port that has come free.
 fn engine() -> turn::Options {
     static FIXTURES: AtomicU8 = AtomicU8::new(1);
-    let own = format!("127.1.0.{}", FIXTURES.fetch_add(1, Ordering::Relaxed));
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = [127, 64 + high % 64, low, FIXTURES.fetch_add(1, Ordering::Relaxed)];
+    let own = IpAddr::from(own).to_string();
     let both = |text: &str| {
         let ip = ip(text);
         turn::RelayAddress { public: ip, local: ip }
