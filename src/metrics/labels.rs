@@ -154,6 +154,8 @@ label! {
         KeptMessages => "kept_messages",
         /// `broadcast.limits.candidates_per_link`.
         Candidates => "candidates",
+        /// `broadcast.limits.rebuilds_per_min`.
+        Rebuilds => "rebuilds",
     }
 }
 
