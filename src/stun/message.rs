@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(message.trusted_attributes().count(), 1);
         assert_eq!(message.first(attr::LIFETIME), None);
         assert_eq!(message.first(attr::USERNAME), Some(&b"anna"[..]));
-        assert_eq!(message.unknown_required(&[attr::USERNAME]), []);
+        assert_eq!(message.unknown_required(&[attr::USERNAME]), [0u16; 0]);
         assert_eq!(message.integrity_ok(b"key"), Some(true));
     }
 
