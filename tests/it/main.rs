@@ -1,3 +1,4 @@
 //! The integration tests: one binary, one module per part of the product.
 
+mod corpus;
 mod relay;
