@@ -83,10 +83,10 @@ impl HubHandle {
     /// Says `bye` to everybody and closes every WebSocket; new ones are refused from now on.
     pub fn drain(&self, retry_after: Duration) {
         let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+        // First of all, so that nobody slips in between the farewell and the end.
+        self.lock().draining = true;
         self.with_hub(|hub, outputs| hub.drain(Now::read(), retry_after_ms, outputs));
-        let mut state = self.lock();
-        state.draining = true;
-        for queue in state.queues.values() {
+        for queue in self.lock().queues.values() {
             queue.close(Code::Draining.into());
         }
     }
@@ -117,7 +117,7 @@ impl HubHandle {
         drop(state);
         self.metrics.conns.add(1);
         self.open.send_modify(|open| *open += 1);
-        Some(Conn { id, queue, hub: Arc::clone(self), how: Closed::Lost })
+        Some(Conn { id, queue, hub: Arc::clone(self), ended: false })
     }
 
     /// Lets the hub do what is due. Returns when to call again.
@@ -191,12 +191,12 @@ impl HubHandle {
     }
 }
 
-/// One open WebSocket. Dropping it tells the hub that it ended.
-pub struct Conn {
+/// One open WebSocket. Dropping it tells the hub that it was lost, unless it had ended before.
+pub(super) struct Conn {
     id: ConnId,
     queue: Arc<Queue>,
     hub: Arc<HubHandle>,
-    how: Closed,
+    ended: bool,
 }
 
 impl Conn {
@@ -217,17 +217,20 @@ impl Conn {
         self.hub.with_hub(|hub, outputs| hub.handle(Now::read(), self.id, frame, &keys, outputs));
     }
 
-    /// Ends it as a clean close, when `clean`, else as a lost socket.
-    pub(super) fn end(mut self, clean: bool) {
-        self.how = if clean { Closed::Clean } else { Closed::Lost };
+    /// Tells the hub that it ended: by a clean close, or lost. It still counts as open until it
+    /// is dropped, because a farewell may have to be written.
+    pub(super) fn end(&mut self, how: Closed) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.hub.lock().queues.remove(&self.id);
+            self.hub
+                .with_hub(|hub, outputs| hub.closed(Now::read(), self.id, how, outputs));
+        }
     }
 }
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        self.hub.lock().queues.remove(&self.id);
-        let how = self.how;
-        self.hub.with_hub(|hub, outputs| hub.closed(Now::read(), self.id, how, outputs));
+        self.end(Closed::Lost);
         self.hub.metrics.conns.add(-1);
         self.hub.open.send_modify(|open| *open -= 1);
     }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use admin::{Admin, AdminOptions};
-pub use hub::{Conn, HubHandle, HubOptions};
+pub use hub::{HubHandle, HubOptions};
 pub use ice::ice_urls;
 pub use limits::Limits;
 

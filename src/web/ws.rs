@@ -27,7 +27,7 @@ use super::hub::{Conn, is_hello};
 use super::limits::{Allowance, ConnPlace, Limits};
 use super::queue::{Close, Next};
 use crate::metrics::{Limit, Refusal};
-use crate::signal::{Code, Opened};
+use crate::signal::{Closed, Code, Opened};
 
 /// A WebSocket that was let in and is about to open.
 pub(super) struct Ticket {
@@ -73,7 +73,7 @@ pub(super) async fn run(web: &Web, ticket: Ticket) {
         .max_frame_size(Some(limits.frame_bytes));
     let mut socket = WebSocketStream::from_raw_socket(metered, Role::Server, Some(config)).await;
     let address = opened.address;
-    let Some(conn) = web.hub.open(opened) else {
+    let Some(mut conn) = web.hub.open(opened) else {
         close(&mut socket, Code::Draining.into(), Some(Code::Draining)).await;
         return;
     };
@@ -89,13 +89,13 @@ pub(super) async fn run(web: &Web, ticket: Ticket) {
     let refusal = reader.refusal;
     debug!(conn = conn.id(), why = ?end, "websocket ended");
     // The hub learns of the end before the farewell is written, which may take its time.
-    conn.end(end == End::Clean);
+    conn.end(if end == End::Clean { Closed::Clean } else { Closed::Lost });
     if let End::Ours(with) = end {
         close(&mut socket, with, refusal).await;
     } else {
         let _ = timeout(LINGER, socket.flush()).await;
     }
-    drop(place);
+    drop((conn, place));
 }
 
 /// Reads and writes until one side has enough.
