@@ -1,3 +1,7 @@
 //! The integration tests: one binary, one module per part of the product.
 
+mod cli;
+mod harness;
+mod process;
 mod relay;
+mod turn_clients;
