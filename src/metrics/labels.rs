@@ -158,6 +158,8 @@ label! {
         Candidates => "candidates",
         /// So many revocations waited for one worker that it ended every allocation.
         Revocations => "revocations",
+        /// `broadcast.limits.rebuilds_per_min`.
+        Rebuilds => "rebuilds",
     }
 }
 

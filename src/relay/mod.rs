@@ -204,3 +204,32 @@ fn child(entropy: &mut Entropy) -> Entropy {
     entropy.fill(&mut seed);
     Entropy::from_seed(seed)
 }
+
+/// The engine's options in the tests of this room: one relay address, and nobody who may use it.
+#[cfg(test)]
+fn turn_options_for_tests() -> crate::turn::Options {
+    let local = std::net::IpAddr::from([127, 0, 0, 1]);
+    crate::turn::Options {
+        realm: "turncast".to_owned(),
+        relay_addresses: vec![crate::turn::RelayAddress { public: local, local }],
+        relay_ports: (49_152, 65_535),
+        users: Vec::new(),
+        shared_secrets: crate::credentials::SharedSecrets::default(),
+        allow_peers: Vec::new(),
+        deny_peers: Vec::new(),
+        host_addresses: Vec::new(),
+        limits: crate::turn::Limits {
+            allocations_per_user: 1,
+            allocations_per_link: 1,
+            allocations: 1,
+            permissions_per_allocation: 1,
+            channels_per_allocation: 1,
+            lifetime_secs_max: 600,
+            nonce_secs: 600,
+            bandwidth_per_allocation_bytes_per_sec: 0,
+            bandwidth_bytes_per_sec: 0,
+            unauthenticated_per_prefix_per_sec: 0,
+            unauthenticated_burst: 0,
+        },
+    }
+}

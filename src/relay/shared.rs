@@ -88,7 +88,7 @@ impl Handle {
 
 /// The most names that wait for one worker. A worker takes them within microseconds; so many wait
 /// only when it is stuck, and then every allocation it still has ends.
-const REVOKED_MAX: usize = 65_536;
+pub(super) const REVOKED_MAX: usize = 65_536;
 
 #[cfg(test)]
 mod tests {

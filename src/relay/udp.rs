@@ -290,7 +290,8 @@ mod tests {
     fn bind_failures_are_told_apart() {
         let wake = Wake::new().expect("an eventfd");
         let mut sockets = Sockets::new(wake.as_fd(), Vec::new(), 1 << 16).expect("sockets");
-        let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        // An address of this test alone: nobody takes the port in between.
+        let taken = UdpSocket::bind("127.0.0.81:0").expect("a socket");
         let taken = taken.local_addr().map(|address| (taken, address)).expect("an address");
         assert_eq!(sockets.bind(RelayId(1), taken.1), Err(BindFailure::PortTaken));
         let gone = "203.0.113.77:50000".parse().expect("a test address");

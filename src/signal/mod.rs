@@ -6,16 +6,34 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod admission;
+mod hello;
+mod hub;
+mod ice;
+mod id;
+mod link;
+mod member;
+mod negotiate;
+mod protocol;
+mod report;
+mod restart;
+mod resume;
+mod room;
+mod sdp;
+#[cfg(test)]
+mod tests;
+mod timers;
+
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::credentials::{Entropy, GrantName, Grants};
-use crate::metrics::Metrics;
-use crate::net::Now;
+use crate::credentials::GrantName;
 use crate::telemetry::Secret;
+
+pub use hub::Hub;
+pub use protocol::Code;
 
 /// Names one WebSocket. Given out by `web`, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,71 +115,16 @@ pub struct Options {
     pub ping_interval_secs: u32,
     /// How long it, and we, wait for an answer.
     pub ping_timeout_secs: u32,
-    /// Messages kept for one lost socket; more end the membership's resume.
+    /// The latest messages kept for each member; one who missed more cannot resume.
     pub kept_messages: u32,
-    /// Bytes kept for one lost socket.
+    /// Bytes of them.
     pub kept_bytes: u32,
-    /// Candidates forwarded on one link and side.
+    /// Candidates forwarded from one side of a link between two offers.
     pub candidates_per_link: u32,
+    /// Links that a watcher may have rebuilt in a minute.
+    pub rebuilds_per_min: u32,
     /// The largest frame, told to the pages in `welcome.limits`.
     pub frame_bytes: u32,
     /// The version of this build, for `welcome.build`.
     pub build: String,
-}
-
-/// The hub.
-pub struct Hub {
-    options: Options,
-    grants: Arc<Grants>,
-    metrics: Arc<Metrics>,
-    entropy: Entropy,
-}
-
-impl Hub {
-    /// A hub without rooms.
-    pub fn new(
-        options: Options,
-        grants: Arc<Grants>,
-        metrics: Arc<Metrics>,
-        entropy: Entropy,
-    ) -> Self {
-        Self { options, grants, metrics, entropy }
-    }
-
-    /// A WebSocket opened.
-    pub fn opened(&mut self, now: Now, conn: ConnId, opened: Opened) {
-        let _ = (now, conn, opened, &self.options, &self.grants, &self.metrics, &mut self.entropy);
-    }
-
-    /// A text frame came in. `keys` are those that admit broadcasters now.
-    pub fn handle(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        frame: &str,
-        keys: &[BroadcastKey],
-        outputs: &mut Outputs,
-    ) {
-        let _ = (now, conn, frame, keys, outputs);
-    }
-
-    /// A WebSocket ended.
-    pub fn closed(&mut self, now: Now, conn: ConnId, how: Closed, outputs: &mut Outputs) {
-        let _ = (now, conn, how, outputs);
-    }
-
-    /// When [`Hub::handle_timeout`] wants to be called next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Pushes fresh credentials, ends memberships whose grace is over, gives up silent sockets.
-    pub fn handle_timeout(&mut self, now: Now, outputs: &mut Outputs) {
-        let _ = (now, outputs);
-    }
-
-    /// Says `bye` to everybody: the daemon stops.
-    pub fn drain(&mut self, now: Now, retry_after_ms: u32, outputs: &mut Outputs) {
-        let _ = (now, retry_after_ms, outputs);
-    }
 }

@@ -76,3 +76,33 @@ fn port_mask(mask: u128) -> u16 {
 pub(super) const FAMILY_IPV4: u8 = 0x01;
 /// IPv6 (RFC 8489, section 14.1).
 pub(super) const FAMILY_IPV6: u8 = 0x02;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: TransactionId = TransactionId(*b"transaction1");
+
+    #[test]
+    fn a_written_address_is_read_again() {
+        for text in ["0.0.0.0:0", "203.0.113.9:65535", "[::]:1", "[::ffff:127.0.0.1]:3478"] {
+            let address: SocketAddr = text.parse().unwrap();
+            let mut value = [0xFF; XOR_ADDRESS_BYTES_MAX];
+            let len = write_xor_address(&mut value, address, &ID);
+            assert_eq!(parse_xor_address(&value[..len], &ID), Some(address));
+            assert_eq!(value[0], 0);
+        }
+    }
+
+    #[test]
+    fn the_reserved_byte_is_ignored_and_a_wrong_size_is_not() {
+        let value = [0xFF, 1, 0x21, 0x12, 0x21, 0x12, 0xA4, 0x42];
+        assert_eq!(parse_xor_address(&value, &ID), Some("0.0.0.0:0".parse().unwrap()));
+        assert_eq!(parse_xor_address(&value[..7], &ID), None);
+        assert_eq!(parse_xor_address(&[&value[..], &[0]].concat(), &ID), None);
+        for family in [0, 2, 3, 0xFF] {
+            let value = [0, family, 0, 0, 0, 0, 0, 0];
+            assert_eq!(parse_xor_address(&value, &ID), None, "family {family}");
+        }
+    }
+}

@@ -61,3 +61,50 @@ pub fn write_channel_data_header(
     header[2..].copy_from_slice(&len.to_be_bytes());
     Some(start..payload.end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_channel_numbers_of_the_rfc_are_read() {
+        let parse = |number: u16| ChannelData::parse(&[number.to_be_bytes(), [0, 0]].concat());
+        for number in [0x4000, 0x4FFF] {
+            assert_eq!(parse(number), Ok(ChannelData { number, payload: 4..4 }));
+        }
+        for number in [0x0000, 0x3FFF, 0x5000, 0x7FFF, 0xFFFF] {
+            assert_eq!(parse(number), Err(DecodeError::ChannelNumber));
+        }
+    }
+
+    #[test]
+    fn what_follows_the_payload_is_ignored_and_a_cut_payload_refused() {
+        let padded = [0x40, 0, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0];
+        assert_eq!(ChannelData::parse(&padded).unwrap().payload, 4..9);
+        assert_eq!(ChannelData::parse(&padded[..9]).unwrap().payload, 4..9);
+        for len in 0..4 {
+            assert_eq!(ChannelData::parse(&padded[..len]), Err(DecodeError::TooShort));
+        }
+        for len in 4..9 {
+            assert_eq!(ChannelData::parse(&padded[..len]), Err(DecodeError::Length));
+        }
+    }
+
+    #[test]
+    fn the_largest_payload_is_whole() {
+        let mut buffer = vec![7; 4 + 0xFFFF];
+        let written = write_channel_data_header(&mut buffer, 4..4 + 0xFFFF, 0x4FFF);
+        assert_eq!(written, Some(0..4 + 0xFFFF));
+        let read = ChannelData::parse(&buffer).unwrap();
+        assert_eq!(read, ChannelData { number: 0x4FFF, payload: 4..4 + 0xFFFF });
+    }
+
+    #[test]
+    fn without_room_nothing_is_written() {
+        let mut buffer = vec![7; 0x1_0010];
+        assert_eq!(write_channel_data_header(&mut buffer, 3..8, 0x4000), None);
+        assert_eq!(write_channel_data_header(&mut buffer, 8..0x1_0008, 0x4000), None);
+        assert_eq!(write_channel_data_header(&mut buffer, 8..0x1_0011, 0x4000), None);
+        assert!(buffer.iter().all(|byte| *byte == 7));
+    }
+}

@@ -191,3 +191,108 @@ pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
     let key = webrtc_turn::auth::generate_auth_key(username, realm, password);
     key.try_into().expect("an MD5 digest has 16 bytes")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Class, Method, Writer};
+    use super::*;
+
+    #[test]
+    fn what_is_absent_is_none() {
+        let control = control(request());
+        assert_eq!(control.username(), Ok(None));
+        assert_eq!(control.realm(), Ok(None));
+        assert_eq!(control.lifetime(), Ok(None));
+        assert_eq!(control.requested_transport(), Ok(None));
+        assert_eq!(control.channel_number(), Ok(None));
+        assert_eq!(control.reservation_token(), Ok(None));
+        assert_eq!(control.even_port(), Ok(None));
+        assert_eq!(control.requested_address_family(), Ok(None));
+        assert_eq!(control.peer_address(), Ok(None));
+        assert!(!control.dont_fragment());
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_size_is_refused() {
+        let kinds = [
+            attr::LIFETIME,
+            attr::REQUESTED_TRANSPORT,
+            attr::CHANNEL_NUMBER,
+            attr::RESERVATION_TOKEN,
+            attr::EVEN_PORT,
+            attr::REQUESTED_ADDRESS_FAMILY,
+            attr::XOR_PEER_ADDRESS,
+        ];
+        for (len, kind) in kinds.into_iter().flat_map(|kind| [0, 3, 5, 9].map(|len| (len, kind))) {
+            let control = control(request().attribute(kind, &vec![1; len]));
+            let refused = [
+                control.lifetime().is_err(),
+                control.requested_transport().is_err(),
+                control.channel_number().is_err(),
+                control.reservation_token().is_err(),
+                control.even_port().is_err(),
+                control.requested_address_family().is_err(),
+                control.peer_address().is_err(),
+            ];
+            let expected = kinds.map(|other| other == kind);
+            assert_eq!(refused, expected, "{kind:#06x} of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_refused() {
+        let control = control(request().attribute(attr::USERNAME, &[0xFF, 0xFE]));
+        assert_eq!(control.username(), Err(DecodeError::BadAttribute));
+    }
+
+    #[test]
+    fn even_port_says_whether_to_reserve() {
+        for (flags, reserve) in [(0x00, false), (0x7F, false), (0x80, true), (0xFF, true)] {
+            let control = control(request().attribute(attr::EVEN_PORT, &[flags]));
+            assert_eq!(control.even_port(), Ok(Some(reserve)));
+        }
+    }
+
+    #[test]
+    fn an_unknown_family_is_not_a_malformed_one() {
+        let family = |value: &[u8]| {
+            control(request().attribute(attr::REQUESTED_ADDRESS_FAMILY, value))
+                .requested_address_family()
+        };
+        assert_eq!(family(&[1, 9, 9, 9]), Ok(Some(AddressFamily::Ipv4)));
+        assert_eq!(family(&[2, 0, 0, 0]), Ok(Some(AddressFamily::Ipv6)));
+        assert_eq!(family(&[3, 0, 0, 0]), Err(DecodeError::AddressFamily));
+    }
+
+    #[test]
+    fn what_was_appended_behind_integrity_is_not_seen() {
+        let mut bytes = request().finish(Some(b"key"), false);
+        bytes.extend_from_slice(&[0, 0x0D, 0, 4, 0, 0, 0, 0]);
+        bytes[3] += 8;
+        let message = Message::parse(&bytes).unwrap();
+        let control = Control::decode(&message).unwrap();
+        assert_eq!(control.lifetime(), Ok(None));
+        assert_eq!(message.integrity_ok(b"key"), Some(true));
+    }
+
+    #[test]
+    fn the_first_of_several_counts_and_peers_keep_their_order() {
+        let peers = ["192.0.2.1:1", "[2001:db8::1]:2", "192.0.2.1:1"];
+        let peers: Vec<SocketAddr> = peers.iter().map(|text| text.parse().unwrap()).collect();
+        let writer = request().number(attr::LIFETIME, 1).number(attr::LIFETIME, 2);
+        let with_peer = |w: Writer, peer: &SocketAddr| w.xor_address(attr::XOR_PEER_ADDRESS, *peer);
+        let control = control(peers.iter().fold(writer, with_peer));
+        assert_eq!(control.lifetime(), Ok(Some(Duration::from_secs(1))));
+        assert_eq!(control.peer_address(), Ok(Some(peers[0])));
+        assert_eq!(control.peer_addresses().collect::<Result<Vec<_>, _>>(), Ok(peers));
+    }
+
+    fn request() -> Writer {
+        Writer::new(Class::Request, Method::ALLOCATE, TransactionId(*b"transaction1"))
+    }
+
+    fn control(writer: Writer) -> Control {
+        let bytes = writer.finish(None, false);
+        Control::decode(&Message::parse(&bytes).unwrap()).unwrap()
+    }
+}

@@ -96,3 +96,94 @@ pub fn write_data_indication(
 
 /// The largest header of a Data indication, that of an IPv6 peer.
 pub const DATA_INDICATION_HEADER_BYTES_MAX: usize = 48;
+
+#[cfg(test)]
+mod tests {
+    use super::super::Writer;
+    use super::*;
+
+    const ID: TransactionId = TransactionId(*b"transaction1");
+
+    #[test]
+    fn padding_of_a_data_indication_is_zero_whatever_the_buffer_held() {
+        for (peer, header_len) in [(v4(), 36), (v6(), 48)] {
+            for len in 0..9 {
+                let mut buffer = [0xAA; 48 + 9 + 3];
+                let payload = 48..48 + len;
+                let written =
+                    write_data_indication(&mut buffer, payload.clone(), peer, &ID).unwrap();
+                assert_eq!(written.start, 48 - header_len);
+                let message = Message::parse(&buffer[written.clone()]).unwrap();
+                assert_eq!((message.class(), message.method()), (Class::Indication, Method::DATA));
+                assert_eq!(message.first(attr::DATA), Some(&[0xAA; 9][..len]));
+                let from = message.first(attr::XOR_PEER_ADDRESS).unwrap();
+                assert_eq!(parse_xor_address(from, &ID), Some(peer));
+                assert!(buffer[payload.end..written.end].iter().all(|byte| *byte == 0));
+                assert!(buffer[written.end..].iter().all(|byte| *byte == 0xAA));
+            }
+        }
+    }
+
+    #[test]
+    fn without_room_no_data_indication_is_written() {
+        let mut buffer = vec![7; 0x1_0100];
+        assert_eq!(write_data_indication(&mut buffer, 47..60, v6(), &ID), None);
+        assert_eq!(write_data_indication(&mut buffer, 35..60, v4(), &ID), None);
+        assert_eq!(write_data_indication(&mut buffer[..99], 48..98, v4(), &ID), None);
+        assert_eq!(write_data_indication(&mut buffer[..99], 48..100, v4(), &ID), None);
+        // 16 bytes of address and header leave this much for the payload.
+        assert_eq!(write_data_indication(&mut buffer, 48..48 + 0xFFED, v4(), &ID), None);
+        assert!(buffer.iter().all(|byte| *byte == 7));
+        assert!(write_data_indication(&mut buffer, 48..48 + 0xFFEC, v4(), &ID).is_some());
+    }
+
+    #[test]
+    fn a_send_indication_needs_a_peer_and_payload() {
+        let peer = send().xor_address(attr::XOR_PEER_ADDRESS, v6());
+        assert_eq!(read(peer.attribute(attr::DATA, &[])).map(|send| send.peer), Ok(v6()));
+        let no_payload = send().xor_address(attr::XOR_PEER_ADDRESS, v6());
+        assert_eq!(read(no_payload), Err(DecodeError::MissingAttribute));
+        let no_peer = send().attribute(attr::DATA, b"payload");
+        assert_eq!(read(no_peer), Err(DecodeError::MissingAttribute));
+        let bad_peer = send().attribute(attr::XOR_PEER_ADDRESS, &[0, 1, 0, 0]);
+        assert_eq!(read(bad_peer.attribute(attr::DATA, &[])), Err(DecodeError::BadAttribute));
+    }
+
+    #[test]
+    fn an_unknown_attribute_ends_a_send_indication_unless_it_is_optional() {
+        let whole = || send().xor_address(attr::XOR_PEER_ADDRESS, v4()).attribute(attr::DATA, b"x");
+        assert!(read(whole().attribute(0x8FFF, &[])).is_ok());
+        let unknown = read(whole().attribute(0x7FFF, &[]));
+        assert_eq!(unknown, Err(DecodeError::UnknownAttribute));
+        let dont_fragment = read(whole().attribute(attr::DONT_FRAGMENT, &[]));
+        assert_eq!(dont_fragment.map(|send| send.dont_fragment), Ok(true));
+    }
+
+    #[test]
+    fn the_first_peer_and_payload_count() {
+        let twice = send()
+            .xor_address(attr::XOR_PEER_ADDRESS, v4())
+            .attribute(attr::DATA, b"first")
+            .xor_address(attr::XOR_PEER_ADDRESS, v6())
+            .attribute(attr::DATA, b"second");
+        let read = read(twice).unwrap();
+        assert_eq!((read.peer, read.payload), (v4(), 36..41));
+    }
+
+    fn read(writer: Writer) -> Result<SendIndication, DecodeError> {
+        let bytes = writer.finish(None, false);
+        SendIndication::read(&Message::parse(&bytes).unwrap())
+    }
+
+    fn send() -> Writer {
+        Writer::new(Class::Indication, Method::SEND, ID)
+    }
+
+    fn v4() -> SocketAddr {
+        "198.51.100.7:4000".parse().unwrap()
+    }
+
+    fn v6() -> SocketAddr {
+        "[2001:db8::7]:4000".parse().unwrap()
+    }
+}

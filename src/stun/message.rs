@@ -221,3 +221,168 @@ pub(super) const ATTRIBUTE_HEADER_BYTES: usize = 4;
 /// The most attributes that [`Message::unknown_required`] lists. More would let a stranger's
 /// datagram cost a quadratic search; who reads the answer learns nothing from the rest.
 pub const UNKNOWN_ATTRIBUTES_MAX: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::super::Writer;
+    use super::*;
+
+    const ID: TransactionId = TransactionId(*b"transaction1");
+
+    #[test]
+    fn a_wrong_header_is_named() {
+        let good = request().finish(None, false);
+        let changed = |at: usize, byte: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            Message::parse(&bytes).err()
+        };
+        assert_eq!(Message::parse(&[]).err(), Some(DecodeError::TooShort));
+        assert_eq!(Message::parse(&good[..19]).err(), Some(DecodeError::TooShort));
+        assert_eq!(changed(0, 0x40), Some(DecodeError::NotStun));
+        assert_eq!(changed(0, 0x80), Some(DecodeError::NotStun));
+        assert_eq!(changed(7, 0x43), Some(DecodeError::NotStun));
+        assert_eq!(changed(3, 1), Some(DecodeError::Length));
+        assert_eq!(changed(3, 4), Some(DecodeError::Length));
+        assert_eq!(changed(3, 0), None);
+    }
+
+    #[test]
+    fn bytes_behind_the_message_are_refused() {
+        let mut bytes = request().finish(None, false);
+        bytes.extend_from_slice(&[0; 4]);
+        assert_eq!(Message::parse(&bytes).err(), Some(DecodeError::Length));
+        bytes.truncate(HEADER_BYTES + 1);
+        bytes[3] = 1;
+        assert_eq!(Message::parse(&bytes).err(), Some(DecodeError::Length));
+    }
+
+    #[test]
+    fn an_attribute_over_the_end_is_refused() {
+        let good = request().attribute(attr::USERNAME, b"abcde").finish(None, false);
+        let with_length = |len: u8| {
+            let mut bytes = good.clone();
+            bytes[23] = len;
+            Message::parse(&bytes).err()
+        };
+        assert_eq!(with_length(8), None);
+        assert_eq!(with_length(9), Some(DecodeError::AttributeCut));
+        assert_eq!(with_length(0xFF), Some(DecodeError::AttributeCut));
+    }
+
+    #[test]
+    fn padding_may_hold_anything() {
+        let mut bytes = request().attribute(attr::USERNAME, b"abcde").finish(None, false);
+        bytes[29..32].fill(0xEE);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.first(attr::USERNAME), Some(&b"abcde"[..]));
+    }
+
+    #[test]
+    fn attributes_behind_integrity_are_ignored() {
+        let signed = request().attribute(attr::USERNAME, b"anna").finish(Some(b"key"), false);
+        let appended = append(signed, attr::LIFETIME, &[0, 0, 0, 0]);
+        let appended = append(appended, attr::EVEN_PORT, &[0x80]);
+        let message = Message::parse(&appended).unwrap();
+        assert_eq!(message.attributes().count(), 4);
+        assert_eq!(message.trusted_attributes().count(), 1);
+        assert_eq!(message.first(attr::LIFETIME), None);
+        assert_eq!(message.first(attr::USERNAME), Some(&b"anna"[..]));
+        assert_eq!(message.unknown_required(&[attr::USERNAME]), [0u16; 0]);
+        assert_eq!(message.integrity_ok(b"key"), Some(true));
+    }
+
+    #[test]
+    fn a_second_integrity_counts_for_nothing() {
+        let signed = request().finish(Some(b"key"), false);
+        let forged = append(signed, attr::MESSAGE_INTEGRITY, &[0; 20]);
+        let message = Message::parse(&forged).unwrap();
+        assert_eq!(message.integrity_ok(b"key"), Some(true));
+
+        let forged = append(request().finish(None, false), attr::MESSAGE_INTEGRITY, &[0; 20]);
+        let again = append(forged, attr::MESSAGE_INTEGRITY, &[0; 20]);
+        assert_eq!(Message::parse(&again).unwrap().integrity_ok(b"key"), Some(false));
+    }
+
+    #[test]
+    fn integrity_of_another_size_is_wrong() {
+        for len in [0, 16, 19, 21, 24, 32] {
+            let bytes =
+                append(request().finish(None, false), attr::MESSAGE_INTEGRITY, &vec![0; len]);
+            let message = Message::parse(&bytes).unwrap();
+            assert_eq!(message.integrity_ok(b"key"), Some(false), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_counts() {
+        let bytes = request()
+            .attribute(attr::REALM, b"first")
+            .attribute(attr::REALM, b"second")
+            .finish(None, false);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.first(attr::REALM), Some(&b"first"[..]));
+        let found = message.first_attribute(attr::REALM).unwrap();
+        assert_eq!(&bytes[found.value_range()], b"first");
+    }
+
+    #[test]
+    fn a_fingerprint_that_is_not_last_is_wrong() {
+        let right = request().finish(None, true);
+        assert_eq!(Message::parse(&right).unwrap().fingerprint_ok(), Some(true));
+        let followed = append(right.clone(), attr::SOFTWARE, b"late");
+        assert_eq!(Message::parse(&followed).unwrap().fingerprint_ok(), Some(false));
+        // Even when it hashes what stands in front of it under the final length.
+        let mut exact = followed;
+        let value = fingerprint::value(&exact[..HEADER_BYTES]).to_be_bytes();
+        exact[24..28].copy_from_slice(&value);
+        assert_eq!(Message::parse(&exact).unwrap().fingerprint_ok(), Some(false));
+        let mut changed = right;
+        changed[10] ^= 1;
+        assert_eq!(Message::parse(&changed).unwrap().fingerprint_ok(), Some(false));
+    }
+
+    #[test]
+    fn unknown_attributes_are_listed_once_and_bounded() {
+        let writer = request()
+            .attribute(0x7FFF, &[])
+            .attribute(0x8FFF, &[])
+            .attribute(attr::USERNAME, b"anna")
+            .attribute(0x7FFF, &[]);
+        let bytes = writer.finish(None, false);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.unknown_required(&[attr::USERNAME]), [0x7FFF]);
+        assert_eq!(message.unknown_required(&[]), [0x7FFF, attr::USERNAME]);
+
+        let many = (0x1000..0x4000).fold(request(), |writer, kind| writer.attribute(kind, &[]));
+        let bytes = many.finish(None, false);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.unknown_required(&[]).len(), UNKNOWN_ATTRIBUTES_MAX);
+    }
+
+    #[test]
+    fn a_message_prints_without_its_values() {
+        let bytes = request().attribute(attr::USERNAME, b"anna").finish(None, false);
+        let printed = format!("{:?}", Message::parse(&bytes).unwrap());
+        assert_eq!(
+            printed,
+            "Message { class: Request, method: Allocate, \
+             transaction_id: 7472616e73616374696f6e31, len: 28 }"
+        );
+    }
+
+    fn request() -> Writer {
+        Writer::new(Class::Request, Method::ALLOCATE, ID)
+    }
+
+    /// Appends an attribute to a finished message, as anybody on the path can.
+    fn append(mut bytes: Vec<u8>, kind: u16, value: &[u8]) -> Vec<u8> {
+        bytes.extend_from_slice(&kind.to_be_bytes());
+        bytes.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(value);
+        bytes.resize(padded(bytes.len()), 0);
+        let length = (bytes.len() - HEADER_BYTES) as u16;
+        bytes[2..4].copy_from_slice(&length.to_be_bytes());
+        bytes
+    }
+}

@@ -62,6 +62,13 @@ pub fn classify(datagram: &[u8]) -> Kind {
 }
 
 #[cfg(test)]
+mod against_crates;
+#[cfg(test)]
+mod mutations;
+#[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -127,3 +127,65 @@ const TRAILER_BYTES_MAX: usize = ATTRIBUTE_HEADER_BYTES + integrity::TAG_BYTES +
 
 /// The header and the largest multiple of four that the length field can say.
 const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + 0xFFFC;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: TransactionId = TransactionId(*b"transaction1");
+
+    #[test]
+    fn an_answer_repeats_method_and_id_of_its_request() {
+        let request = Writer::new(Class::Request, Method::REFRESH, ID).finish(None, false);
+        let request = Message::parse(&request).unwrap();
+        let success = Writer::success(&request).number(attr::LIFETIME, 600).finish(None, false);
+        let error = Writer::error(&request, 437, "").finish(None, false);
+        for (bytes, class) in [(&success, Class::Success), (&error, Class::Error)] {
+            let answer = Message::parse(bytes).unwrap();
+            assert_eq!((answer.class(), answer.method()), (class, Method::REFRESH));
+            assert_eq!(answer.transaction_id(), ID);
+        }
+        assert_eq!(
+            Message::parse(&error).unwrap().first(attr::ERROR_CODE),
+            Some(&[0, 0, 4, 37][..])
+        );
+    }
+
+    #[test]
+    fn padding_is_zero() {
+        for len in 0..5 {
+            let value = vec![0xFF; len];
+            let bytes = new().attribute(attr::USERNAME, &value).finish(None, false);
+            assert_eq!(bytes.len(), 24 + padded(len));
+            assert!(bytes[24 + len..].iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn integrity_and_fingerprint_close_a_message() {
+        let bytes = new().attribute(attr::USERNAME, b"anna").finish(Some(b"key"), true);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.integrity_ok(b"key"), Some(true));
+        assert_eq!(message.integrity_ok(b"yek"), Some(false));
+        assert_eq!(message.fingerprint_ok(), Some(true));
+        let kinds: Vec<u16> = message.attributes().map(|attribute| attribute.kind).collect();
+        assert_eq!(kinds, [attr::USERNAME, attr::MESSAGE_INTEGRITY, attr::FINGERPRINT]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_the_message_stays_whole() {
+        let largest = 0xFFFC - 32 - 4;
+        for (len, fits) in [(largest, true), (largest + 1, false), (0x1_0000, false)] {
+            let value = vec![1; len];
+            let bytes = new().attribute(attr::DATA, &value).finish(Some(b"key"), true);
+            let message = Message::parse(&bytes).unwrap();
+            assert_eq!(message.first(attr::DATA).is_some(), fits, "{len} bytes");
+            assert_eq!(message.integrity_ok(b"key"), Some(true));
+            assert_eq!(message.fingerprint_ok(), Some(true));
+        }
+    }
+
+    fn new() -> Writer {
+        Writer::new(Class::Request, Method::ALLOCATE, ID)
+    }
+}

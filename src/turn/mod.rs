@@ -20,6 +20,8 @@ mod relayed;
 mod server;
 mod shared;
 mod table;
+#[cfg(test)]
+mod tests;
 mod traffic;
 
 use std::net::{IpAddr, SocketAddr};

@@ -134,11 +134,10 @@ fn is_stray_encoding(ip: IpAddr) -> bool {
 fn embedded_ipv4(ip: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(v6) = ip else { return None };
     let bits = v6.to_bits();
+    let translated = bits >> 32 == 0x0064_ff9b << 64;
     let inner = if bits >> 112 == 0x2002 {
         bits >> 80
-    } else if bits >> 32 == 0x0064_ff9b << 64 {
-        bits
-    } else if (bits >> 32) & ISATAP_MASK == ISATAP {
+    } else if translated || (bits >> 32) & ISATAP_MASK == ISATAP {
         bits
     } else {
         return None;

@@ -194,6 +194,18 @@ impl Server {
         }
     }
 
+    /// The relay socket of a client's allocation.
+    #[cfg(test)]
+    pub(super) fn relay_of(&self, five_tuple: &FiveTuple) -> Option<RelayId> {
+        self.table.find(five_tuple)
+    }
+
+    /// The allocations of this worker, pending ones included.
+    #[cfg(test)]
+    pub(super) fn allocations(&self) -> usize {
+        self.table.len()
+    }
+
     fn handle_channel_data(
         &mut self,
         now: Instant,

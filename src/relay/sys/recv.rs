@@ -165,15 +165,15 @@ fn local_address(header: &libc::msghdr) -> Option<SocketAddr> {
         // SAFETY: the macros hand out pointers to whole, aligned control headers only; the data
         // behind one is of the type that its level and type say, and is read unaligned.
         unsafe {
-            let data = libc::CMSG_DATA(control);
+            let value = libc::CMSG_DATA(control);
             match ((*found.as_ptr()).cmsg_level, (*found.as_ptr()).cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let pktinfo = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    let pktinfo = value.cast::<libc::in_pktinfo>().read_unaligned();
                     let ip = Ipv4Addr::from(pktinfo.ipi_spec_dst.s_addr.to_ne_bytes());
                     return Some(SocketAddr::new(IpAddr::V4(ip), 0));
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let pktinfo = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    let pktinfo = value.cast::<libc::in6_pktinfo>().read_unaligned();
                     let ip = Ipv6Addr::from(pktinfo.ipi6_addr.s6_addr);
                     return Some(canonical_v6(ip, 0, pktinfo.ipi6_ifindex));
                 }

@@ -207,7 +207,7 @@ const CONTROL: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() 
 
 #[cfg(test)]
 mod tests {
-    use super::super::socket::{relay_socket, udp_listener};
+    use super::super::socket::{dead_peer, relay_socket, udp_listener};
     use super::*;
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
@@ -246,7 +246,7 @@ mod tests {
     fn a_dead_peer_costs_a_live_one_nothing() {
         for local in ["127.0.0.1:0", "[::1]:0"] {
             let (live, to_live) = receiver(local);
-            let to_dead = receiver(local).1;
+            let (_held, to_dead) = dead_peer(local);
             let socket = relay_socket(address(local), 1 << 20).expect("a relay socket");
             let mut batch = SendBatch::new();
             for _ in 0..20 {

@@ -113,10 +113,19 @@ fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::
 /// The most errors drained at once; a queue that is longer is drained by the next call.
 const ERRORS_MAX: usize = 1024;
 
+/// A port that answers by ICMP. It is held by a socket that is connected elsewhere and so hears
+/// nobody; a port that was merely closed could be somebody else's by now.
+#[cfg(test)]
+pub(super) fn dead_peer(local: &str) -> (std::net::UdpSocket, SocketAddr) {
+    let socket = std::net::UdpSocket::bind(local).expect("a socket");
+    let local = socket.local_addr().expect("an address");
+    socket.connect(SocketAddr::new(local.ip(), 9)).expect("a peer of its own");
+    (socket, local)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
 
     const BUFFER: usize = 256 * 1024;
 
@@ -127,11 +136,6 @@ mod tests {
     fn bound(socket: &Socket) -> SocketAddr {
         let local = socket.local_addr().expect("a local address");
         local.as_socket().expect("an IP address")
-    }
-
-    fn closed_port() -> SocketAddr {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        socket.local_addr().expect("an address")
     }
 
     #[test]
@@ -164,8 +168,7 @@ mod tests {
     fn draining_clears_what_a_dead_peer_left() {
         for local in ["127.0.0.1:0", "[::1]:0"] {
             let relay = relay_socket(address(local), BUFFER).expect("a relay socket");
-            let mut dead = closed_port();
-            dead.set_ip(address(local).ip());
+            let (_held, dead) = dead_peer(local);
             relay.send_to(b"anybody?", &dead.into()).expect("the first send");
             // Loopback answers by ICMP before the send returns.
             assert_eq!(drain_errors(relay.as_fd()), 1);

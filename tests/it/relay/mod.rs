@@ -5,6 +5,7 @@ mod client;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use turncast::credentials::{Entropy, Grants, RoomTag, SharedSecrets};
@@ -29,15 +30,24 @@ struct Fixture {
 
 impl Fixture {
     fn start(listen: &[&str], workers: usize) -> Self {
+        Self::start_with(listen, workers, engine(), Options::default())
+    }
+
+    fn start_with(
+        listen: &[&str],
+        workers: usize,
+        engine: turn::Options,
+        options: Options,
+    ) -> Self {
         let mut entropy = Entropy::from_seed([3; 32]);
         let metrics = Arc::new(Metrics::default());
         let heartbeats = Heartbeats::default();
         let grants = Arc::new(Grants::new(Secret::new([9; 32])));
-        let shared = turn::Shared::new(Arc::new(engine()), Arc::clone(&grants), &mut entropy);
+        let shared = turn::Shared::new(Arc::new(engine), Arc::clone(&grants), &mut entropy);
         let options = Options {
             listen: listen.iter().map(|text| address(text)).collect(),
             workers,
-            ..Options::default()
+            ..options
         };
         let started = Relay::start(options, Arc::new(shared), &metrics, &heartbeats, &mut entropy);
         let relay = started.expect("the relay starts");
@@ -50,26 +60,31 @@ impl Fixture {
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
-        let line = format!("turncast_turn_dropped_total{{reason=\"{}\"}} ", reason.text());
+        self.counter(&format!("turn_dropped_total{{reason=\"{}\"}}", reason.text()))
+    }
+
+    fn counter(&self, name: &str) -> u64 {
         let text = self.metrics.text();
+        let line = format!("turncast_{name} ");
         let value = text.lines().find_map(|found| found.strip_prefix(&line));
         value.and_then(|value| value.parse().ok()).expect("the counter is in the metrics")
     }
-
-    fn panics(&self) -> String {
-        let text = self.metrics.text();
-        text.lines().find(|line| line.starts_with("turncast_panics_total")).unwrap().to_owned()
-    }
 }
 
+/// The relay address is the fixture's own, also when these tests run several times at once: nobody
+/// else takes a port that has come free.
 fn engine() -> turn::Options {
+    static FIXTURES: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = [127, 64 + high % 64, low, FIXTURES.fetch_add(1, Ordering::Relaxed)];
+    let own = IpAddr::from(own).to_string();
     let both = |text: &str| {
         let ip = ip(text);
         turn::RelayAddress { public: ip, local: ip }
     };
     turn::Options {
         realm: "turncast".to_owned(),
-        relay_addresses: vec![both("127.0.0.1"), both("::1")],
+        relay_addresses: vec![both(&own), both("::1")],
         relay_ports: (49_152, 65_535),
         users: vec![turn::FixedUser {
             name: "alice".to_owned(),
@@ -78,9 +93,9 @@ fn engine() -> turn::Options {
         shared_secrets: SharedSecrets::default(),
         allow_peers: vec!["127.0.0.3/32".parse().expect("a prefix")],
         deny_peers: Vec::new(),
-        host_addresses: vec![ip("127.0.0.1"), ip("127.0.0.3"), ip("::1")],
+        host_addresses: vec![ip(&own), ip("127.0.0.1"), ip("127.0.0.3"), ip("::1")],
         limits: turn::Limits {
-            allocations_per_user: 0,
+            allocations_per_user: 1_000,
             allocations_per_link: 16,
             allocations: 10_000,
             permissions_per_allocation: 64,
@@ -169,7 +184,9 @@ fn a_dead_peer_costs_a_live_one_nothing() {
     let mut client = fixture.client();
     let relayed = client.allocate().expect("an allocation");
     let (live, to_live) = peer();
-    let (_, to_dead) = peer();
+    // It holds its port but is connected elsewhere, so the kernel answers by ICMP.
+    let (dead, to_dead) = peer();
+    dead.connect(("127.0.0.3", 9)).expect("a peer of its own");
     client.bind_channel(0x4000, to_live).expect("a channel to the live peer");
     client.bind_channel(0x4001, to_dead).expect("a channel to the dead peer");
     let mut buffer = [0; 64];
@@ -329,7 +346,7 @@ fn a_second_relay_on_the_port_is_refused_in_one_sentence() {
 
 #[test]
 fn stopping_closes_every_socket_and_ends_every_thread() {
-    let fixture = Fixture::start(&["127.0.0.1:0", "[::1]:0"], 3);
+    let fixture = Fixture::start(&["127.0.0.4:0", "127.0.0.5:0"], 3);
     let relayed = fixture.client().allocate().expect("an allocation");
     let names: Vec<String> =
         fixture.heartbeats.ages(Instant::now()).into_iter().map(|(name, _)| name).collect();
@@ -363,13 +380,13 @@ fn a_flood_of_rubbish_starves_nobody() {
     let (peer, to) = peer();
     client.bind_channel(0x4000, to).expect("a channel");
     let (server, flooder) = (fixture.server, UdpSocket::bind("127.0.0.1:0").expect("a socket"));
-    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let done = Arc::new(AtomicBool::new(false));
     let ends = Arc::clone(&done);
     let mut entropy = Entropy::from_seed([5; 32]);
     let flood = std::thread::spawn(move || {
         let mut sent = 0;
         let mut rubbish = [0; 256];
-        while !ends.load(std::sync::atomic::Ordering::Relaxed) && sent < 2_000_000 {
+        while !ends.load(Ordering::Relaxed) && sent < 2_000_000 {
             entropy.fill(&mut rubbish);
             let len = entropy.below(256) as usize;
             sent += u32::from(flooder.send_to(&rubbish[..len], server).is_ok());
@@ -381,15 +398,17 @@ fn a_flood_of_rubbish_starves_nobody() {
         let expected = Relayed::Channel(0x4000, round.to_be_bytes().to_vec());
         assert_eq!(client.receive(), expected);
     }
-    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    done.store(true, Ordering::Relaxed);
     flood.join().expect("the flood ends");
-    assert_eq!(fixture.panics(), "turncast_panics_total 0");
+    assert_eq!(fixture.counter("panics_total"), 0);
 }
 
-/// Runs in a child process with few descriptors, see the test below.
 #[test]
-#[ignore = "a part of a_worker_without_descriptors_refuses_and_recovers"]
-fn in_a_child_with_few_descriptors() {
+fn a_worker_without_descriptors_refuses_and_recovers() {
+    let test = "a_worker_without_descriptors_refuses_and_recovers";
+    if !in_child(test, "ulimit -n 100 && exec \"$@\"") {
+        return;
+    }
     let fixture = Fixture::start(&["127.0.0.1:0"], 1);
     let (peer, to) = peer();
     let mut clients: Vec<Client> = (0..60).map(|_| fixture.client()).collect();
@@ -410,16 +429,62 @@ fn in_a_child_with_few_descriptors() {
 }
 
 #[test]
-fn a_worker_without_descriptors_refuses_and_recovers() {
-    let test = "relay::in_a_child_with_few_descriptors";
-    let binary = std::env::current_exe().expect("this binary");
+fn a_failed_send_is_counted_and_ends_nothing() {
+    // A network with one silent neighbour and no default route.
+    let network = "ip link set lo up && ip link add here type veth peer name there && \
+                   ip address add 203.0.113.1/24 dev here && ip link set here up && \
+                   ip link set there up && exec \"$@\"";
+    let unshare = format!(
+        "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; \
+         exec unshare --net $own sh -c '{network}' sh \"$@\""
+    );
+    if !in_child("a_failed_send_is_counted_and_ends_nothing", &unshare) {
+        return;
+    }
+    let here = ip("203.0.113.1");
+    let engine = turn::Options {
+        relay_addresses: vec![turn::RelayAddress { public: here, local: here }],
+        allow_peers: vec!["203.0.113.0/24".parse().expect("a prefix")],
+        ..engine()
+    };
+    let options = Options { relay_buffer_bytes: 4_096, ..Options::default() };
+    let fixture = Fixture::start_with(&["127.0.0.1:0"], 1, engine, options);
+    let mut client = fixture.client();
+    client.allocate().expect("an allocation");
+    let (silent, nowhere) = (address("203.0.113.2:9"), address("1.2.3.4:9"));
+    client.permit(&[silent, nowhere]).expect("permissions");
+    // What waits for the neighbour's address fills the send buffer.
+    for _ in 0..20 {
+        client.send_indication(silent, &[0; 1_000]);
+    }
+    wait_until("the full buffer is counted", || fixture.dropped(DropReason::SendBufferFull) > 10);
+    let mut other = fixture.client();
+    other.allocate().expect("an allocation");
+    other.permit(&[nowhere]).expect("a permission");
+    for _ in 0..20 {
+        other.send_indication(nowhere, &[0; 1_000]);
+    }
+    wait_until("no route is counted", || fixture.dropped(DropReason::SendFailed) == 20);
+    assert_eq!(fixture.metrics.allocations(), 2);
+    client.refresh(600).expect("the allocation lives");
+    other.refresh(600).expect("the allocation lives");
+}
+
+/// Whether this is the process that `test` wants to run in. If not, `test` is run once more, alone
+/// in a process that `shell` prepares and starts by `"$@"`.
+fn in_child(test: &str, shell: &str) -> bool {
+    if std::env::var("TURNCAST_TEST_CHILD").is_ok_and(|name| name == test) {
+        return true;
+    }
     let output = Command::new("sh")
-        .args(["-c", "ulimit -n 100 && exec \"$@\"", "sh"])
-        .arg(binary)
-        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["-c", shell, "sh"])
+        .arg(std::env::current_exe().expect("this binary"))
+        .args(["--exact", &format!("relay::{test}"), "--nocapture"])
+        .env("TURNCAST_TEST_CHILD", test)
         .output()
         .expect("a child process");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+    false
 }
