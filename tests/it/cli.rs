@@ -128,8 +128,8 @@ fn a_credential_is_signed_with_the_first_shared_secret() {
     assert_eq!(name, "alice");
     assert!((before + 60..=unix_secs() + 60).contains(&expiry), "{expiry} after {before}");
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, SECRET.as_bytes());
-    let expected = base64::engine::general_purpose::STANDARD
-        .encode(hmac::sign(&key, username.as_bytes()));
+    let expected =
+        base64::engine::general_purpose::STANDARD.encode(hmac::sign(&key, username.as_bytes()));
     assert_eq!(server["credential"], expected.as_str());
 
     let setup = Setup::new("");

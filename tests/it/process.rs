@@ -22,16 +22,14 @@ fn the_state_is_private_and_outlives_the_process() {
     let setup = Setup::new("");
     setup.start().stop();
     let keys = || {
-        ["hub.key", "broadcast.key"].map(|name| {
-            std::fs::read_to_string(setup.state().join(name)).expect("a generated key")
-        })
+        ["hub.key", "broadcast.key"]
+            .map(|name| std::fs::read_to_string(setup.state().join(name)).expect("a generated key"))
     };
     let first = keys();
     setup.start().stop();
     assert_eq!(keys(), first);
-    let mode = |path: &std::path::Path| {
-        path.metadata().expect("it exists").permissions().mode() & 0o777
-    };
+    let mode =
+        |path: &std::path::Path| path.metadata().expect("it exists").permissions().mode() & 0o777;
     assert_eq!(mode(&setup.state()), 0o700);
     for name in ["version", "lock", "hub.key", "broadcast.key"] {
         assert_eq!(mode(&setup.state().join(name)), 0o600, "{name}");
