@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use super::bench::{Ask, Bench, Holds, REALM, START_UNIX_SECS, bind_failure, five_tuple, options};
 use crate::metrics::{Code, DropReason, Limit, Method as Label};
@@ -50,6 +51,43 @@ fn every_transcript_is_replayed_to_the_letter_and_sees_every_refusal() {
     }
     for limit in LIMITS {
         assert!(seen.counted.contains(limit.text()), "no transcript shows {limit:?}");
+    }
+}
+
+/// What a log writer keeps.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("one thread").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_address_name_or_secret_reaches_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for path in transcripts() {
+            let text = std::fs::read_to_string(&path).expect("a transcript");
+            Script::replay(&path, &text, &mut Seen::default());
+        }
+    });
+    let log = String::from_utf8(log.0.lock().expect("one thread").clone()).expect("text");
+    assert!(log.contains("allocation created") && log.contains("request refused"));
+    for secret in ["192.0.2.1", "198.51.100.1", "9.9.9.9", ":40001", "alice", "carol", "secret"] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret} is in the log");
     }
 }
 
