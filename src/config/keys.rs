@@ -222,6 +222,8 @@ section! {
         kept_bytes: u32 = Is("262144"), Whole(1024, 1_073_741_824);
         /// Candidates that one side of a link may send.
         candidates_per_link: u32 = Is("256"), Whole(1, 100_000);
+        /// Links that a watcher may have rebuilt in a minute; more are refused.
+        rebuilds_per_min: u32 = Is("12"), Whole(1, 10_000);
     }
 }
 

@@ -110,6 +110,7 @@ pub(super) fn signal(config: &Config) -> signal::Options {
         kept_messages: broadcast.limits.kept_messages,
         kept_bytes: broadcast.limits.kept_bytes,
         candidates_per_link: broadcast.limits.candidates_per_link,
+        rebuilds_per_min: broadcast.limits.rebuilds_per_min,
         frame_bytes: config.web.limits.frame_bytes,
         build: env!("CARGO_PKG_VERSION").to_owned(),
     }
