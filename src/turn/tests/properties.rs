@@ -15,7 +15,7 @@ use crate::turn::bandwidth::SharedBucket;
 use crate::turn::nonce::{NONCE_BYTES, NonceState, Nonces};
 use crate::turn::peers::{Peers, Unbindable};
 use crate::turn::policy::{CanonicalPeer, Policy};
-use crate::turn::ports::PortPool;
+use crate::turn::ports::{PortLease, PortPool};
 use crate::turn::quota::{Payer, Quota};
 use crate::turn::relayed::{Relayed, Tag};
 use crate::turn::{Options, RelayAddress};
@@ -38,7 +38,7 @@ proptest! {
             } else if !leases.is_empty() {
                 leases.swap_remove(usize::from(which) % leases.len());
             }
-            let held: HashSet<u16> = leases.iter().map(|lease| lease.port()).collect();
+            let held: HashSet<u16> = leases.iter().map(PortLease::port).collect();
             prop_assert_eq!(held.len(), leases.len());
             prop_assert!(held.iter().all(|port| (50_000..50_000 + count).contains(port)));
             prop_assert_eq!(pool.available() + leases.len(), usize::from(count));

@@ -370,10 +370,10 @@ impl Script {
     }
 
     /// Builds a STUN message. `user=` NAME of a fixed user or grant, or a time-limited username
-    /// (`secret=2`: signed with the second secret); `password=`, `realm=`, `nonce=stale|wrong|other`,
-    /// `anonymous`, `without=ATTR`; `tx=` a transaction id; `peer=`, `channel=`, `transport=`,
-    /// `family=`, `lifetime=`, `attr=KIND:HEX`, `behind=KIND:HEX` (after the integrity), `text=`;
-    /// `fingerprint`, `fingerprint=wrong`.
+    /// (`secret=2`: signed with the second secret); `password=`, `realm=`,
+    /// `nonce=stale|wrong|other`, `without=ATTR`; `tx=` a transaction id; `peer=`, `channel=`,
+    /// `transport=`, `family=`, `lifetime=`, `text=`, `attr=KIND:HEX`, `behind=KIND:HEX` (after the
+    /// integrity); `fingerprint`, `fingerprint=wrong`.
     fn build(&mut self, name: &str, method: &str, words: &Words<'_>) -> Vec<u8> {
         let (class, method) = match method {
             "binding" => (Class::Request, Method::BINDING),
