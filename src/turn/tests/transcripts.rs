@@ -85,7 +85,11 @@ fn no_address_name_or_secret_reaches_the_log() {
         }
     });
     let log = String::from_utf8(log.0.lock().expect("one thread").clone()).expect("text");
-    assert!(log.contains("allocation created") && log.contains("request refused"));
+    for line in ["allocation created", "allocation ended", "request refused", "peer denied"] {
+        assert!(log.contains(line), "{line} is not in the log");
+    }
+    // Whoever scans us fills no log: a stranger is counted only.
+    assert!(!log.contains("code=401"));
     for secret in ["192.0.2.1", "198.51.100.1", "9.9.9.9", ":40001", "alice", "carol", "secret"] {
         let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret} is in the log");
