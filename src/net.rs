@@ -67,6 +67,11 @@ impl Prefix {
         Self::new(address, 128)
     }
 
+    /// The first address of the prefix.
+    pub const fn address(self) -> IpAddr {
+        self.address
+    }
+
     /// The number of leading bits that count.
     pub const fn bits(self) -> u8 {
         self.len

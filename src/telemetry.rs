@@ -2,8 +2,15 @@
 //! the set-up of the log.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicU8, Ordering};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::Registry;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// A value that no log, error or debug print shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -91,6 +98,100 @@ impl fmt::Debug for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Where log lines go, and in which form: `log.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The journal when the standard error output leads there, else text.
+    Auto,
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+    /// The journal's own protocol, which keeps fields apart.
+    Journald,
+}
+
+/// What is logged, and how. Plain data, filled by `daemon`.
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    /// The least important level that is written.
+    pub level: tracing::Level,
+    /// Where to, and in which form.
+    pub format: Format,
+    /// How much of an address is shown.
+    pub addresses: Addresses,
+}
+
+/// Why the log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// `log.format` asks for the journal, and there is none.
+    #[error("the journal cannot be reached")]
+    Journal(#[source] std::io::Error),
+    /// Somebody has set up a log in this process already.
+    #[error("the log is set up already")]
+    Twice(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// Sets up the log of the process, once. The libraries that speak TURN and TLS are heard from
+/// `warn` up: they log packets and addresses of strangers below that.
+///
+/// # Errors
+/// [`LogError`] when the journal is asked for and missing, or when there is a log already.
+pub fn start(options: LogOptions) -> Result<(), LogError> {
+    show_addresses(options.addresses);
+    let level = options.level.as_str().to_ascii_lowercase();
+    let others = if options.level == tracing::Level::ERROR { "error" } else { "warn" };
+    let filter = EnvFilter::new(format!("{others},turncast={level}"));
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match options.format {
+        Format::Json => Box::new(
+            tracing_subscriber::fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_writer(std::io::stderr),
+        ),
+        Format::Journald => Box::new(tracing_journald::layer().map_err(LogError::Journal)?),
+        Format::Auto if stderr_is_journal() => match tracing_journald::layer() {
+            Ok(journal) => Box::new(journal),
+            Err(_) => text_layer(),
+        },
+        Format::Auto | Format::Text => text_layer(),
+    };
+    // The registry's own bridge brings in what the libraries say through `log`.
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+    subscriber.try_init().map_err(LogError::Twice)?;
+    log_panics();
+    Ok(())
+}
+
+fn text_layer() -> Box<dyn Layer<Registry> + Send + Sync> {
+    let stderr = std::io::stderr();
+    Box::new(
+        tracing_subscriber::fmt::layer()
+            .with_ansi(stderr.is_terminal())
+            .with_target(false)
+            .with_writer(std::io::stderr),
+    )
+}
+
+/// A panic is a line of the log like any other, with its place.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let why = format!("{place}: {}", panic.payload_as_str().unwrap_or_default());
+        tracing::error!(why, "panic: this is a bug in turncast");
+    }));
+}
+
+/// Whether systemd connected the standard error output to the journal: `$JOURNAL_STREAM` names
+/// the device and inode of that stream.
+fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
+    stream == format!("{}:{}", stderr.dev(), stderr.ino())
 }
 
 #[cfg(test)]

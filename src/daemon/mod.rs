@@ -1,1 +1,220 @@
-//! To be written.
+//! Puts the parts together: the only room that knows all others.
+//!
+//! The straight line of [`run`]: log, descriptors, state directory, relay, hub and pages, the
+//! operator's listener; then the friendly lines, `ready`, and the wait for a signal; then
+//! everything in the opposite order, within `shutdown_secs`. The other commands look at the same
+//! configuration and bind nothing. Reload and socket activation are not built yet.
+
+mod addresses;
+mod options;
+mod report;
+mod running;
+mod state;
+mod supervise;
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tracing::warn;
+
+use crate::config::{Environment, Loaded};
+use crate::credentials::Entropy;
+use crate::net::{Now, interface_addresses};
+use crate::turn::RelayAddress;
+use crate::{relay, telemetry};
+use state::State;
+
+/// Why the daemon, or one of the commands that look at its state, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The log.
+    #[error("set up the log")]
+    Log(#[from] telemetry::LogError),
+    /// The relay.
+    #[error("start the relay")]
+    Relay(#[from] relay::Error),
+    /// A listener of pages or metrics.
+    #[error("bind {listener}{hint}")]
+    Bind {
+        /// As a URL.
+        listener: String,
+        /// What is likely the matter, after a colon; empty when nothing is.
+        hint: &'static str,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A configured relay address is no address of this host.
+    #[error(
+        "turn.relay_addresses: {address} is no address of this host; behind a NAT write \
+         \"{address}/LOCAL_IP\""
+    )]
+    RelayAddress {
+        /// The local half of the pair.
+        address: IpAddr,
+    },
+    /// `turncast credentials` without a secret.
+    #[error(
+        "no secret to sign with: set turn.shared_secret or turn.shared_secret_file in the \
+         configuration"
+    )]
+    NoSharedSecret,
+    /// `turncast invite` without pages.
+    #[error("there are no pages: web.listen is empty")]
+    NoPages,
+    /// The operating system gives no random numbers.
+    #[error("the operating system gives no random numbers")]
+    Entropy,
+    /// The addresses of this host cannot be listed.
+    #[error("list the addresses of this host")]
+    Interfaces(#[source] std::io::Error),
+    /// Tasks or signals.
+    #[error("set up the runtime")]
+    Runtime(#[source] std::io::Error),
+    /// A part ended that never ends by itself.
+    #[error("{0} ended by itself; this is a bug")]
+    Ended(&'static str),
+    /// Somebody pressed Ctrl-C twice.
+    #[error("interrupted again: ended at once, without waiting for clients")]
+    Interrupted,
+}
+
+impl Error {
+    /// Whether the configuration is to be blamed, and trying again does not help.
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::RelayAddress { .. } | Self::NoSharedSecret)
+    }
+}
+
+/// Runs the daemon until somebody asks it to stop.
+///
+/// # Errors
+/// [`Error`] when it cannot start, and when it does not end in order.
+pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
+    telemetry::start(options::log(&loaded.config))?;
+    for warning in &loaded.warnings {
+        warn!(why = %warning.line, "the configuration is likely not what was meant");
+    }
+    let mut entropy = entropy()?;
+    let directory = state::directory(loaded, environment)?;
+    let mut state = State::open(directory, &mut entropy)?;
+    let host = interface_addresses().map_err(Error::Interfaces)?;
+    let relay_addresses = addresses::relay_addresses(&loaded.config, &host);
+    if let Some(missing) = foreign(&relay_addresses, &host) {
+        return Err(Error::RelayAddress { address: missing });
+    }
+    let descriptors = descriptors();
+    if let Some(why) = options::too_few_descriptors(&loaded.config, descriptors) {
+        warn!(why, "the limit of open files is low");
+    }
+    let allocations = options::allocations(&loaded.config, descriptors);
+    let turn = options::turn(loaded, relay_addresses, host.clone(), allocations);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("turncast-web")
+        .build()
+        .map_err(Error::Runtime)?;
+    let parts = running::Parts { loaded, host, turn, entropy };
+    let result = runtime.block_on(running::run(parts, &mut state));
+    // What still runs has had its deadline.
+    runtime.shutdown_background();
+    result
+}
+
+/// What `turncast check` prints; binds nothing, makes nothing.
+///
+/// # Errors
+/// [`Error`] when the daemon could not start for a reason that is known without trying.
+pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error> {
+    let host = interface_addresses().map_err(Error::Interfaces)?;
+    let relay = addresses::relay_addresses(&loaded.config, &host);
+    let directory = state::directory(loaded, environment).ok();
+    let descriptors = descriptors();
+    let allocations = options::allocations(&loaded.config, descriptors);
+    let mut text = report::check(loaded, directory.as_deref(), &host, &relay, allocations);
+    if let Some(missing) = foreign(&relay, &host) {
+        let error = Error::RelayAddress { address: missing };
+        text += &format!("\nwarning: {error}; the daemon would not start here\n");
+    }
+    if let Some(why) = options::too_few_descriptors(&loaded.config, descriptors) {
+        text += &format!("\nwarning: {why}\n");
+    }
+    if directory.is_none() {
+        text += &format!("\nwarning: {}\n", state::Error::Nowhere);
+    }
+    Ok(text)
+}
+
+/// The link that `turncast invite` prints; `rotate` makes a new key first.
+///
+/// # Errors
+/// [`Error`] before the first start, and without pages.
+pub fn invite(loaded: &Loaded, environment: &Environment, rotate: bool) -> Result<String, Error> {
+    let directory = state::directory(loaded, environment)?;
+    let key = if rotate {
+        state::rotate_broadcast_key(&directory, &mut entropy()?)?
+    } else {
+        state::broadcast_key(&directory)?
+    };
+    let pages = match state::running_pages(&directory) {
+        Some(pages) => pages,
+        None => {
+            let host = interface_addresses().map_err(Error::Interfaces)?;
+            report::pages(&loaded.config, &loaded.config.web.listen, &host).ok_or(Error::NoPages)?
+        }
+    };
+    Ok(report::invite_link(&pages, &key))
+}
+
+/// What `turncast credentials` prints: a credential for `name` as RTCIceServer JSON.
+///
+/// # Errors
+/// [`Error::NoSharedSecret`].
+pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<String, Error> {
+    let config = &loaded.config;
+    let ttl_secs = ttl_secs.unwrap_or(config.turn.credential_ttl_secs);
+    let expiry = Now::read().unix_secs.saturating_add(u64::from(ttl_secs));
+    let credential =
+        options::shared_secrets(&loaded.secrets).sign(name, expiry).ok_or(Error::NoSharedSecret)?;
+    let host = interface_addresses().map_err(Error::Interfaces)?;
+    let turn = options::turn_listen(config);
+    let asked = report::pages(config, &turn, &host);
+    let answer = serde_json::json!({
+        "urls": report::ice_urls(config, asked.as_deref(), &turn),
+        "username": credential.username,
+        "credential": credential.password.expose(),
+    });
+    Ok(answer.to_string())
+}
+
+/// The local address among `relay` that is no address of this host. On loopback the whole
+/// 127.0.0.0/8 is.
+fn foreign(relay: &[RelayAddress], host: &[IpAddr]) -> Option<IpAddr> {
+    let is_ours = |ip: &IpAddr| host.contains(ip) || (ip.is_ipv4() && ip.is_loopback());
+    relay.iter().map(|address| address.local).find(|ip| !is_ours(ip))
+}
+
+/// Raises the limit of descriptors to the hard limit and returns it.
+fn descriptors() -> u64 {
+    match relay::raise_descriptor_limit() {
+        Ok((limit, _)) => limit,
+        Err(err) => {
+            warn!(%err, "the limit of open files cannot be raised");
+            DESCRIPTORS_MIN
+        }
+    }
+}
+
+/// A generator that is seeded by the operating system.
+fn entropy() -> Result<Entropy, Error> {
+    let mut seed = [0; 32];
+    SystemRandom::new().fill(&mut seed).map_err(|_| Error::Entropy)?;
+    Ok(Entropy::from_seed(seed))
+}
+
+/// What every Linux process gets.
+const DESCRIPTORS_MIN: u64 = 1024;

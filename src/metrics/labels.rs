@@ -2,7 +2,9 @@
 
 /// Defines a closed label: an enum, its values in order, and each value's text.
 macro_rules! label {
-    ($(#[$doc:meta])* $name:ident, $key:literal { $($(#[$vdoc:meta])* $variant:ident => $text:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident, $key:literal {
+        $($(#[$vdoc:meta])* $variant:ident => $text:literal,)*
+    }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$vdoc])* $variant,)* }
@@ -154,6 +156,8 @@ label! {
         KeptMessages => "kept_messages",
         /// `broadcast.limits.candidates_per_link`.
         Candidates => "candidates",
+        /// So many revocations waited for one worker that it ended every allocation.
+        Revocations => "revocations",
         /// `broadcast.limits.rebuilds_per_min`.
         Rebuilds => "rebuilds",
     }

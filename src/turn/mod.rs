@@ -7,15 +7,32 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod authenticate;
+mod bandwidth;
+mod method;
+mod nonce;
+mod peers;
+mod policy;
+mod ports;
+mod quota;
+mod reject;
+mod relayed;
+mod server;
+mod shared;
+mod table;
+#[cfg(test)]
+mod tests;
+mod traffic;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Instant;
 
-use crate::credentials::{Entropy, Grants, SharedSecrets};
-use crate::metrics::WorkerMetrics;
-use crate::net::{Now, Prefix};
+use crate::credentials::SharedSecrets;
+use crate::net::Prefix;
 use crate::telemetry::Secret;
+
+pub use server::Server;
+pub use shared::Shared;
 
 /// Bytes that must be free in front of a peer's payload, for the largest header that
 /// [`Server::handle_peer`] writes there: a Data indication with an IPv6 XOR-PEER-ADDRESS.
@@ -176,97 +193,4 @@ pub enum Verdict {
         /// Header, payload and padding within the buffer that was handed in.
         datagram: Range<usize>,
     },
-}
-
-/// What all workers of a relay share: grants, quotas, ports, live relayed addresses, the nonce
-/// key and the buckets of strangers. The packet path reads atomics only.
-pub struct Shared {
-    /// Grants of the hub.
-    pub grants: Arc<Grants>,
-    options: Arc<Options>,
-}
-
-impl Shared {
-    /// Shared state for `options`; `entropy` gives the nonce key and the seeds.
-    pub fn new(options: Arc<Options>, grants: Arc<Grants>, entropy: &mut Entropy) -> Self {
-        let _ = entropy;
-        Self { grants, options }
-    }
-
-    /// What the relay was configured to do.
-    pub fn options(&self) -> &Options {
-        &self.options
-    }
-}
-
-/// One worker's part of the relay.
-pub struct Server {
-    shared: Arc<Shared>,
-    metrics: Arc<WorkerMetrics>,
-    entropy: Entropy,
-}
-
-impl Server {
-    /// A server without allocations.
-    pub fn new(shared: Arc<Shared>, metrics: Arc<WorkerMetrics>, entropy: Entropy) -> Self {
-        Self { shared, metrics, entropy }
-    }
-
-    /// Handles a datagram from a client.
-    pub fn handle_client(
-        &mut self,
-        now: Now,
-        five_tuple: FiveTuple,
-        datagram: &[u8],
-        actions: &mut Actions,
-    ) -> Verdict {
-        let _ = (now, five_tuple, datagram, actions, &self.metrics, &mut self.entropy);
-        let _ = &self.shared;
-        Verdict::Done
-    }
-
-    /// Handles a datagram that arrived on relay socket `relay` from `peer`. The payload stands at
-    /// `payload` in `buffer`, with [`HEADROOM`] bytes free in front and [`TAILROOM`] behind.
-    pub fn handle_peer(
-        &mut self,
-        now: Now,
-        relay: RelayId,
-        peer: SocketAddr,
-        buffer: &mut [u8],
-        payload: Range<usize>,
-    ) -> Verdict {
-        let _ = (now, relay, peer, buffer, payload);
-        Verdict::Done
-    }
-
-    /// Says what became of [`Action::Bind`]: answers the client, or asks for another port.
-    pub fn bound(
-        &mut self,
-        now: Now,
-        relay: RelayId,
-        result: Result<(), BindFailure>,
-        actions: &mut Actions,
-    ) {
-        let _ = (now, relay, result, actions);
-    }
-
-    /// When [`Server::handle_timeout`] wants to be called next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Ends what has expired.
-    pub fn handle_timeout(&mut self, now: Now, actions: &mut Actions) {
-        let _ = (now, actions);
-    }
-
-    /// Ends every allocation of the grant `name`, which the hub has already removed.
-    pub fn revoke(&mut self, name: &str, actions: &mut Actions) {
-        let _ = (name, actions);
-    }
-
-    /// Ends every allocation (shutdown).
-    pub fn close_all(&mut self, actions: &mut Actions) {
-        let _ = actions;
-    }
 }

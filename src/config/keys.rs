@@ -1,0 +1,248 @@
+//! Every key of the configuration, once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::schema::{Allowed, Key, Preset, Schema, read, section};
+use super::values::{
+    BroadcastKeyEntry, Host, HostName, IcePolicy, List, LogAddresses, LogFormat, LogLevel, Origin,
+    PortRange, Publish, RelayPair, TurnListen, TurnName, UserEntry,
+};
+use crate::net::Prefix;
+use crate::telemetry::Secret;
+use Allowed::{Text, Whole, Word};
+use Preset::{Empty, Is, Unset};
+
+const LISTEN: Allowed =
+    Text("IP addresses with a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"");
+const PREFIXES: Allowed = Text("addresses or prefixes, such as \"192.0.2.7\" or \"2001:db8::/32\"");
+const FILE: Allowed = Text("the path of a file");
+
+section! {
+    /// The configuration of turncast. Every key is optional; what a line behind `#` shows is the
+    /// default, unless it is called an example. A file that is named by a relative path is
+    /// looked for in systemd's credentials directory (`$CREDENTIALS_DIRECTORY`), then beside this
+    /// file. The environment overrides a key: `TURNCAST__TURN__REALM=example.org`.
+    Config {
+        /// The name or address that browsers use to reach this host. "auto" takes the Host that
+        /// the browser asked for, after a check.
+        public_host: Host = Is(r#""auto""#),
+            Text("\"auto\", a host name, or an IP address; without scheme and port");
+        /// Where generated keys are kept, with mode 0600. Without this key: `$STATE_DIRECTORY`;
+        /// /var/lib/turncast when the configuration is /etc/turncast/turncast.toml; else
+        /// `$XDG_STATE_HOME/turncast` or ~/.local/state/turncast. Only `turncast run` creates it.
+        state_dir: Option<PathBuf> = Unset(r#""/var/lib/turncast""#),
+            Text("the path of a directory");
+        /// How long a stop may take until what is left is cut off.
+        shutdown_secs: u32 = Is("10"), Whole(1, 600);
+        [web: Web]
+        [tls: Tls]
+        [turn: Turn]
+        [broadcast: Broadcast]
+        [admin: Admin]
+        [log: Log]
+    }
+}
+
+section! {
+    /// Pages and signaling.
+    Web {
+        /// Where pages and WebSockets are served. Port 0 takes a free one.
+        listen: List<SocketAddr> = Is(r#"["127.0.0.1:8080"]"#), LISTEN;
+        /// Names and addresses that a browser may ask for, besides `public_host`, the addresses
+        /// listened on, and localhost. Any other Host is refused (DNS rebinding).
+        allowed_hosts: List<HostName> = Empty(r#"["live.example.org"]"#),
+            Text("host names or IP addresses; without scheme and port");
+        /// Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
+        trusted_proxies: List<Prefix> = Empty(r#"["127.0.0.1"]"#), PREFIXES;
+        /// Other sites whose pages may open the WebSocket; our own pages always may.
+        allowed_origins: List<Origin> = Empty(r#"["https://www.example.org"]"#),
+            Text("origins, such as \"https://www.example.org\"");
+        /// Other sites that may show our pages in a frame.
+        frame_ancestors: List<Origin> = Empty(r#"["https://www.example.org"]"#),
+            Text("origins, such as \"https://www.example.org\"");
+        /// A directory whose files are served in place of the built-in pages.
+        static_dir: Option<PathBuf> = Unset(r#""/usr/local/share/turncast""#),
+            Text("the path of a directory");
+        [limits: WebLimits]
+    }
+}
+
+section! {
+    /// What one visitor, and all of them, may take. A limit that bites is counted in
+    /// `turncast_limit_hits_total`.
+    WebLimits {
+        /// TCP connections in all.
+        connections: u32 = Is("4096"), Whole(1, 1_000_000);
+        /// TCP connections of one address (IPv6: of one /64).
+        connections_per_address: u32 = Is("256"), Whole(1, 1_000_000);
+        /// How long a TLS handshake, the head of a request, or the first message may take.
+        handshake_secs: u32 = Is("10"), Whole(1, 300);
+        /// How long a connection may take nothing of what is written to it.
+        write_stall_secs: u32 = Is("20"), Whole(1, 300);
+        /// Bytes of the head of a request.
+        header_bytes: u32 = Is("16384"), Whole(8192, 1_048_576);
+        /// WebSockets in all.
+        conns: u32 = Is("2048"), Whole(1, 1_000_000);
+        /// WebSockets of one address (IPv6: of one /64).
+        conns_per_address: u32 = Is("128"), Whole(1, 1_000_000);
+        /// Bytes of a WebSocket message.
+        frame_bytes: u32 = Is("65536"), Whole(4096, 1_048_576);
+        /// Messages a second of one WebSocket; four times as many at once.
+        messages_per_sec: u32 = Is("100"), Whole(1, 100_000);
+        /// Bytes a second of one WebSocket; four times as many at once.
+        bytes_per_sec: u32 = Is("262144"), Whole(1024, 1_073_741_824);
+        /// Messages `hello` a minute of one address (IPv6: of one /64).
+        hellos_per_address_per_min: u32 = Is("240"), Whole(1, 1_000_000);
+        /// Messages that wait for a slow reader until it is disconnected.
+        queue_frames: u32 = Is("1024"), Whole(16, 1_000_000);
+        /// Their bytes.
+        queue_bytes: u32 = Is("1048576"), Whole(4096, 1_073_741_824);
+    }
+}
+
+section! {
+    /// With both files the web listener speaks HTTPS.
+    Tls {
+        /// The certificate with its chain, PEM.
+        certificate: Option<PathBuf> = Unset(r#""/etc/turncast/fullchain.pem""#), FILE;
+        /// Its private key, PEM.
+        key: Option<PathBuf> = Unset(r#""/etc/turncast/privkey.pem""#), FILE;
+    }
+}
+
+section! {
+    /// The TURN relay.
+    Turn {
+        /// Where clients reach the relay. A bare address means every unencrypted transport built
+        /// so far, which is UDP.
+        listen: List<TurnListen> = Is(r#"["127.0.0.1:3478"]"#),
+            Text("IP addresses with a port, such as \"0.0.0.0:3478\" or \"udp://[::]:3478\"");
+        /// The realm of every challenge.
+        realm: TurnName = Is(r#""turncast""#),
+            Text("1 to 127 characters, no control characters, quotes or backslashes");
+        /// Addresses that streams are relayed from, the first of each family: "IP", or
+        /// "PUBLIC/LOCAL" behind a 1:1 NAT. Empty: the address listened on, else this host's own.
+        relay_addresses: List<RelayPair> = Empty(r#"["203.0.113.10/10.0.0.10"]"#),
+            Text("\"IP\" or \"PUBLIC_IP/LOCAL_IP\", none of them unspecified or multicast");
+        /// UDP ports of relayed streams, both ends included.
+        relay_ports: PortRange = Is(r#""49152-65535""#),
+            Text("\"FIRST-LAST\", two ports from 1 to 65535");
+        /// Threads that relay. 0: one per processor.
+        workers: u32 = Is("0"), Whole(0, 256);
+        /// A secret, or several, with which other applications sign credentials `expiry:name`
+        /// (HMAC-SHA1, base64). The first signs `turncast credentials`, all verify.
+        shared_secret: List<Secret<String>> = Empty(r#""replace-this-secret""#),
+            Allowed::Secret("a text that is not empty, or a list of such texts");
+        /// A file with such secrets, one a line. Without both keys, a file `shared_secret` in
+        /// systemd's credentials directory is used when there is one.
+        shared_secret_file: Option<PathBuf> = Unset(r#""/etc/turncast/shared_secret""#), FILE;
+        /// Fixed users with long-term credentials. `password_file` may stand for `password`.
+        users: Vec<UserEntry> = Empty(r#"[{ name = "alice", password = "replace-this-secret" }]"#),
+            Allowed::Secret(
+                "a list of { name = \"NAME\", password = \"...\" } or { name, password_file }"
+            );
+        /// How long a credential that we hand out is good for a new stream.
+        credential_ttl_secs: u32 = Is("300"), Whole(1, 604_800);
+        /// Peers that are opened although the built-in list denies them. The longest prefix
+        /// wins; an address of this host needs a prefix of its own (/32 or /128).
+        allow_peers: List<Prefix> = Empty(r#"["10.1.2.0/24"]"#), PREFIXES;
+        /// Peers that are denied although the built-in list does not. Wins a tie.
+        deny_peers: List<Prefix> = Empty(r#"["198.51.100.0/24"]"#), PREFIXES;
+        [limits: TurnLimits]
+    }
+}
+
+section! {
+    /// What one client of the relay, and all of them, may take. A limit that bites is counted in
+    /// `turncast_limit_hits_total`.
+    TurnLimits {
+        /// Allocations at a time of one user, fixed or signed with the shared secret.
+        allocations_per_user: u32 = Is("10"), Whole(1, 1_000_000);
+        /// Allocations at a time of one side of one link of a broadcast.
+        allocations_per_link: u32 = Is("16"), Whole(1, 1_000_000);
+        /// Allocations at a time in all. 0: what the limit of open files leaves.
+        allocations: u32 = Is("0"), Whole(0, 1_000_000);
+        /// Permissions at a time of one allocation.
+        permissions_per_allocation: u32 = Is("64"), Whole(1, 65_536);
+        /// Channels at a time of one allocation.
+        channels_per_allocation: u32 = Is("32"), Whole(1, 4096);
+        /// The longest lifetime of an allocation between two refreshes.
+        lifetime_secs_max: u32 = Is("3600"), Whole(1, 86_400);
+        /// How long a nonce is good.
+        nonce_secs: u32 = Is("3600"), Whole(1, 86_400);
+        /// Bytes a second of one allocation, both directions together. 0: no limit.
+        bandwidth_per_allocation_bytes_per_sec: u64 = Is("0"), Whole(0, 1_000_000_000_000);
+        /// Bytes a second of all allocations together. 0: no limit.
+        bandwidth_bytes_per_sec: u64 = Is("0"), Whole(0, 1_000_000_000_000);
+        /// Requests a second that strangers of one /24 or /56 get answered. 0: no limit.
+        unauthenticated_per_prefix_per_sec: u32 = Is("200"), Whole(0, 10_000_000);
+        /// How many of them at once.
+        unauthenticated_burst: u32 = Is("2000"), Whole(1, 10_000_000);
+    }
+}
+
+section! {
+    /// Who may broadcast, and how.
+    Broadcast {
+        /// "open": everybody may broadcast. "key": the link of `turncast invite`, or a key below,
+        /// is needed. "auto": open for browsers on this computer as long as everything listens
+        /// on loopback and no proxy is trusted; else as "key".
+        publish: Publish = Is(r#""auto""#), Word(&["auto", "open", "key"]);
+        /// Keys that admit broadcasters, besides the one of `turncast invite`. `key_file` may
+        /// stand for `key`.
+        keys: Vec<BroadcastKeyEntry> = Empty(
+            r#"[{ name = "studio", key = "replace-this-secret" }]"#
+        ), Allowed::Secret(
+            "a list of { name = \"NAME\", key = \"...\" } or { name, key_file }; a key is 1 to 128 \
+             of a-z A-Z 0-9 - _"
+        );
+        /// Watchers of one broadcast. Above about 8, the broadcaster's uplink is the limit.
+        viewers_per_room: u32 = Is("8"), Whole(1, 1000);
+        /// Broadcasts at a time.
+        rooms: u32 = Is("100"), Whole(1, 100_000);
+        /// How long the place of somebody whose connection was lost is kept.
+        grace_secs: u32 = Is("30"), Whole(0, 3600);
+        /// "relay": nobody learns the address of another, everything goes through the relay.
+        ice_policy: IcePolicy = Is(r#""all""#), Word(&["all", "relay"]);
+        /// How often a page shows a sign of life.
+        ping_interval_secs: u32 = Is("15"), Whole(1, 300);
+        /// How long after a missed one the connection counts as lost.
+        ping_timeout_secs: u32 = Is("10"), Whole(1, 300);
+        [limits: BroadcastLimits]
+    }
+}
+
+section! {
+    /// What is kept and forwarded for one member.
+    BroadcastLimits {
+        /// Messages that are kept for a lost connection.
+        kept_messages: u32 = Is("256"), Whole(1, 100_000);
+        /// Their bytes.
+        kept_bytes: u32 = Is("262144"), Whole(1024, 1_073_741_824);
+        /// Candidates that one side of a link may send.
+        candidates_per_link: u32 = Is("256"), Whole(1, 100_000);
+        /// Links that a watcher may have rebuilt in a minute; more are refused.
+        rebuilds_per_min: u32 = Is("12"), Whole(1, 10_000);
+    }
+}
+
+section! {
+    /// Metrics and health, on a listener of their own.
+    Admin {
+        /// Where /metrics and /healthz are served; an empty list turns them off.
+        listen: List<SocketAddr> = Is(r#"["127.0.0.1:9478"]"#), LISTEN;
+    }
+}
+
+section! {
+    /// The log, on the standard error output.
+    Log {
+        /// The least important lines that are written.
+        level: LogLevel = Is(r#""info""#), Word(&["error", "warn", "info", "debug", "trace"]);
+        /// "auto": to the journal when systemd started us, else text.
+        format: LogFormat = Is(r#""auto""#), Word(&["auto", "text", "json", "journald"]);
+        /// How much of a visitor's address is written: the /24 or /48, all of it, or nothing.
+        addresses: LogAddresses = Is(r#""prefix""#), Word(&["prefix", "full", "none"]);
+    }
+}

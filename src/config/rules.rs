@@ -1,0 +1,200 @@
+//! What keys must mean together.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::keys::Config;
+use super::load::Findings;
+use super::problem::Problem;
+use super::secrets::Secrets;
+use super::values::{Host, Publish};
+use crate::net::Prefix;
+
+/// Checks `config` as a whole.
+pub(super) fn check(config: &Config, secrets: &Secrets, findings: &mut Findings) {
+    listeners(config, findings);
+    tls(config, findings);
+    relay(config, findings);
+    peers(config, findings);
+    broadcast(config, secrets, findings);
+}
+
+impl Config {
+    /// Whether nobody but this computer reaches any listener of pages and relay.
+    pub fn is_loopback_only(&self) -> bool {
+        let turn = self.turn.listen.iter().map(|listen| listen.0);
+        self.web.listen.iter().copied().chain(turn).all(|address| is_loopback(address.ip()))
+    }
+
+    /// Whether the web listener speaks HTTPS.
+    pub fn is_https(&self) -> bool {
+        self.tls.certificate.is_some()
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+fn listeners(config: &Config, findings: &mut Findings) {
+    let web = config.web.listen.iter().map(|address| ("web.listen", *address));
+    let admin = config.admin.listen.iter().map(|address| ("admin.listen", *address));
+    let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
+    for (key, address) in web.chain(admin) {
+        claim(key, address, &mut taken, findings);
+    }
+    let mut taken = Vec::new();
+    for listen in &*config.turn.listen {
+        claim("turn.listen", listen.0, &mut taken, findings);
+    }
+    if config.turn.listen.is_empty() {
+        let problem = Problem::new("without a listener there is no relay");
+        findings.refuse("turn.listen", problem.help("allowed: at least one address"));
+    }
+    for address in &*config.admin.listen {
+        if !is_loopback(address.ip()) {
+            let problem = Problem::new(format!("{address} shows metrics to the network"));
+            findings.warn("admin.listen", problem.help("loopback, or a firewall in front"));
+        }
+    }
+    for prefix in &*config.web.trusted_proxies {
+        if prefix.bits() == 0 {
+            let problem = Problem::new(format!("{prefix} trusts everybody's word on who they are"));
+            findings.warn("web.trusted_proxies", problem.help("name the proxies alone"));
+        }
+    }
+    let plain = !config.is_https() && config.web.trusted_proxies.is_empty();
+    let open = config.web.listen.iter().any(|address| !is_loopback(address.ip()));
+    if plain && open {
+        let problem = Problem::new("browsers refuse the camera to pages without HTTPS");
+        findings.warn(
+            "web.listen",
+            problem.help("set [tls] certificate and key, or web.trusted_proxies behind a proxy"),
+        );
+    }
+}
+
+/// Notes that `address` is used, and refuses a second use.
+fn claim<'k>(
+    key: &'k str,
+    address: SocketAddr,
+    taken: &mut Vec<(&'k str, SocketAddr)>,
+    findings: &mut Findings,
+) {
+    let clash = taken.iter().find(|(_, other)| address.port() != 0 && *other == address);
+    if let Some((other, _)) = clash {
+        let title = if *other == key {
+            format!("{address} stands there twice")
+        } else {
+            format!("{address} is in use by {other} already")
+        };
+        findings.refuse(key, Problem::new(title));
+    }
+    taken.push((key, address));
+}
+
+fn tls(config: &Config, findings: &mut Findings) {
+    match (&config.tls.certificate, &config.tls.key) {
+        (Some(_), None) => {
+            let problem = Problem::new("a certificate needs its private key");
+            findings.refuse("tls.certificate", problem.help("set tls.key to the file"));
+        }
+        (None, Some(_)) => {
+            let problem = Problem::new("a private key needs its certificate");
+            findings.refuse("tls.key", problem.help("set tls.certificate to the file"));
+        }
+        _ => {}
+    }
+}
+
+fn relay(config: &Config, findings: &mut Findings) {
+    let turn = &config.turn;
+    let ports = turn.relay_ports;
+    if ports.first < 1024 {
+        let problem = Problem::new("ports below 1024 belong to well-known services");
+        findings.warn("turn.relay_ports", problem.help("allowed, yet better from 1024 up"));
+    }
+    if turn.limits.allocations > ports.count() {
+        let title = format!(
+            "{} allocations need as many ports, and turn.relay_ports holds {}",
+            turn.limits.allocations,
+            ports.count()
+        );
+        findings.warn("turn.limits.allocations", Problem::new(title));
+    }
+    for listen in &*turn.listen {
+        if (ports.first..=ports.last).contains(&listen.0.port()) {
+            let title = format!("port {} of turn.listen is one of them", listen.0.port());
+            findings.warn("turn.relay_ports", Problem::new(title).help("keep the two apart"));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for pair in &*turn.relay_addresses {
+        if !seen.insert(pair.local) {
+            let title = format!("{} stands there twice", pair.local);
+            findings.refuse("turn.relay_addresses", Problem::new(title));
+        }
+        if let IpAddr::V6(v6) = pair.local
+            && v6.is_unicast_link_local()
+        {
+            let title = format!("{v6} is good on one wire only");
+            findings.refuse("turn.relay_addresses", Problem::new(title));
+        }
+    }
+    if turn.limits.bandwidth_bytes_per_sec != 0
+        && turn.limits.bandwidth_per_allocation_bytes_per_sec > turn.limits.bandwidth_bytes_per_sec
+    {
+        let problem = Problem::new("one allocation may take more than all of them together");
+        findings.refuse("turn.limits.bandwidth_per_allocation_bytes_per_sec", problem);
+    }
+}
+
+fn peers(config: &Config, findings: &mut Findings) {
+    for prefix in &*config.turn.allow_peers {
+        let never = [
+            Prefix::new(IpAddr::from([224, 0, 0, 0]), 4),
+            Prefix::new(IpAddr::from([0xff00, 0, 0, 0, 0, 0, 0, 0]), 8),
+        ];
+        if never.iter().any(|never| never.contains(prefix.address())) {
+            let title = format!("{prefix} is multicast, which can never be a peer");
+            findings.refuse("turn.allow_peers", Problem::new(title));
+        }
+        if prefix.is_host() && prefix.address().is_unspecified() {
+            let title = format!("{prefix} is unspecified, which can never be a peer");
+            findings.refuse("turn.allow_peers", Problem::new(title));
+        }
+        if prefix.bits() == 0 {
+            let title = format!("{prefix} opens every network that this host reaches");
+            let help = "name the networks that clients shall reach";
+            findings.warn("turn.allow_peers", Problem::new(title).help(help));
+        }
+        if config.turn.deny_peers.contains(prefix) {
+            let title = format!("{prefix} is in turn.deny_peers too, and deny wins");
+            findings.warn("turn.allow_peers", Problem::new(title));
+        }
+    }
+}
+
+fn broadcast(config: &Config, secrets: &Secrets, findings: &mut Findings) {
+    if config.broadcast.publish == Publish::Open && !config.is_loopback_only() {
+        let problem = Problem::new("everybody who reaches this host may broadcast");
+        findings.warn("broadcast.publish", problem.help("\"auto\" or \"key\" asks for a key"));
+    }
+    if config.broadcast.publish == Publish::Open && !secrets.broadcast_keys.is_empty() {
+        let problem = Problem::new("keys mean nothing while broadcast.publish is \"open\"");
+        findings.warn("broadcast.keys", problem);
+    }
+    if let Host::Is(name) = &config.public_host
+        && name.ip().is_some_and(is_loopback)
+        && !config.is_loopback_only()
+    {
+        let problem = Problem::new("only this computer reaches a loopback address");
+        findings.warn("public_host", problem.help("\"auto\", or the name that browsers use"));
+    }
+    let limits = &config.web.limits;
+    if limits.queue_bytes < limits.frame_bytes {
+        let problem = Problem::new("a single message would not fit");
+        let help = format!("allowed: at least web.limits.frame_bytes, {}", limits.frame_bytes);
+        findings.refuse("web.limits.queue_bytes", problem.help(help));
+    }
+}

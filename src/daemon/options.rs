@@ -1,0 +1,159 @@
+//! From the configuration to the plain options of each part: the only place that knows both.
+
+use crate::config::{Config, Host, IcePolicy, Loaded, LogFormat, LogLevel, Secrets, TurnListen};
+use crate::credentials::SharedSecrets;
+use crate::telemetry::{self, LogOptions};
+use crate::turn::{self, FixedUser, RelayAddress};
+use crate::{relay, signal};
+use std::net::{IpAddr, SocketAddr};
+
+/// What the log is to be.
+pub(super) fn log(config: &Config) -> LogOptions {
+    LogOptions {
+        level: match config.log.level {
+            LogLevel::Error => tracing::Level::ERROR,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Trace => tracing::Level::TRACE,
+        },
+        format: match config.log.format {
+            LogFormat::Auto => telemetry::Format::Auto,
+            LogFormat::Text => telemetry::Format::Text,
+            LogFormat::Json => telemetry::Format::Json,
+            LogFormat::Journald => telemetry::Format::Journald,
+        },
+        addresses: config.log.addresses.into(),
+    }
+}
+
+/// The relay's engine. `allocations` is the limit that the descriptors leave.
+pub(super) fn turn(
+    loaded: &Loaded,
+    relay_addresses: Vec<RelayAddress>,
+    host_addresses: Vec<IpAddr>,
+    allocations: u32,
+) -> turn::Options {
+    let config = &loaded.config.turn;
+    let limits = &config.limits;
+    turn::Options {
+        realm: config.realm.text().to_owned(),
+        relay_addresses,
+        relay_ports: (config.relay_ports.first, config.relay_ports.last),
+        users: fixed_users(&loaded.secrets),
+        shared_secrets: shared_secrets(&loaded.secrets),
+        allow_peers: config.allow_peers.to_vec(),
+        deny_peers: config.deny_peers.to_vec(),
+        host_addresses,
+        limits: turn::Limits {
+            allocations_per_user: limits.allocations_per_user,
+            allocations_per_link: limits.allocations_per_link,
+            allocations,
+            permissions_per_allocation: limits.permissions_per_allocation,
+            channels_per_allocation: limits.channels_per_allocation,
+            lifetime_secs_max: limits.lifetime_secs_max,
+            nonce_secs: limits.nonce_secs,
+            bandwidth_per_allocation_bytes_per_sec: limits.bandwidth_per_allocation_bytes_per_sec,
+            bandwidth_bytes_per_sec: limits.bandwidth_bytes_per_sec,
+            unauthenticated_per_prefix_per_sec: limits.unauthenticated_per_prefix_per_sec,
+            unauthenticated_burst: limits.unauthenticated_burst,
+        },
+    }
+}
+
+/// The secrets with which other applications sign credentials.
+pub(super) fn shared_secrets(secrets: &Secrets) -> SharedSecrets {
+    SharedSecrets::new(secrets.shared.clone())
+}
+
+fn fixed_users(secrets: &Secrets) -> Vec<FixedUser> {
+    let user = |(name, password): &(String, _)| FixedUser {
+        name: name.clone(),
+        password: Clone::clone(password),
+    };
+    secrets.users.iter().map(user).collect()
+}
+
+/// The relay's threads.
+pub(super) fn relay(config: &Config) -> relay::Options {
+    relay::Options {
+        listen: turn_listen(config),
+        workers: workers(config),
+        ..relay::Options::default()
+    }
+}
+
+/// How many threads relay.
+pub(super) fn workers(config: &Config) -> usize {
+    match config.turn.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        workers => workers as usize,
+    }
+}
+
+/// The UDP addresses that the relay listens on.
+pub(super) fn turn_listen(config: &Config) -> Vec<SocketAddr> {
+    config.turn.listen.iter().map(|TurnListen(address)| *address).collect()
+}
+
+/// The hub.
+pub(super) fn signal(config: &Config) -> signal::Options {
+    let broadcast = &config.broadcast;
+    signal::Options {
+        viewers_per_room: broadcast.viewers_per_room,
+        rooms: broadcast.rooms,
+        grace_secs: broadcast.grace_secs,
+        credential_ttl_secs: config.turn.credential_ttl_secs,
+        relay_only: broadcast.ice_policy == IcePolicy::Relay,
+        ping_interval_secs: broadcast.ping_interval_secs,
+        ping_timeout_secs: broadcast.ping_timeout_secs,
+        kept_messages: broadcast.limits.kept_messages,
+        kept_bytes: broadcast.limits.kept_bytes,
+        candidates_per_link: broadcast.limits.candidates_per_link,
+        rebuilds_per_min: broadcast.limits.rebuilds_per_min,
+        frame_bytes: config.web.limits.frame_bytes,
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// `public_host`, unless it is "auto".
+pub(super) fn public_host(config: &Config) -> Option<String> {
+    match &config.public_host {
+        Host::Auto => None,
+        Host::Is(name) => Some(name.text().to_owned()),
+    }
+}
+
+/// The limit of allocations: the configured one, else what `descriptors` leave beside the
+/// connections of the web side and the daemon's own files.
+pub(super) fn allocations(config: &Config, descriptors: u64) -> u32 {
+    match config.turn.limits.allocations {
+        0 => {
+            let left = descriptors.saturating_sub(reserved(config).min(descriptors / 2));
+            u32::try_from(left).unwrap_or(u32::MAX).min(config.turn.relay_ports.count()).max(1)
+        }
+        configured => configured,
+    }
+}
+
+/// What to warn of when the configuration allows more than there are `descriptors` for.
+pub(super) fn too_few_descriptors(config: &Config, descriptors: u64) -> Option<String> {
+    let allocations = u64::from(config.turn.limits.allocations);
+    let wanted = allocations + reserved(config);
+    let connections = config.web.limits.connections;
+    (wanted > descriptors && (allocations != 0 || reserved(config) > descriptors / 2)).then(|| {
+        format!(
+            "turn.limits.allocations ({}) and web.limits.connections ({connections}) could need \
+             {wanted} open files, and the hard limit is {descriptors}: raise it (LimitNOFILE= in \
+             the unit, ulimit -Hn) or lower them",
+            if allocations == 0 { "what is left".to_owned() } else { allocations.to_string() }
+        )
+    })
+}
+
+fn reserved(config: &Config) -> u64 {
+    u64::from(config.web.limits.connections) + OWN_DESCRIPTORS
+}
+
+/// Listeners of every worker, epoll and wake-up descriptors, log, lock.
+const OWN_DESCRIPTORS: u64 = 128;

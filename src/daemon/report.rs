@@ -1,0 +1,196 @@
+//! What a person is told: the friendly lines at start, the report of `turncast check`, and the
+//! links to the pages.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use super::addresses::best;
+use super::options;
+use crate::config::{Config, Host, Loaded, Publish};
+use crate::telemetry::Secret;
+use crate::turn::RelayAddress;
+
+/// What is bound, or would be.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// Pages and signaling.
+    pub(super) web: Vec<SocketAddr>,
+    /// The relay.
+    pub(super) turn: Vec<SocketAddr>,
+    /// Metrics and health.
+    pub(super) admin: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// As the configuration asks for them.
+    pub(super) fn asked(config: &Config) -> Self {
+        Self {
+            web: config.web.listen.to_vec(),
+            turn: options::turn_listen(config),
+            admin: config.admin.listen.to_vec(),
+        }
+    }
+
+    /// Each listener as a URL, with what it is for.
+    pub(super) fn urls(&self, config: &Config) -> Vec<(String, &'static str)> {
+        let scheme = scheme(config);
+        let web = self.web.iter().map(|a| (format!("{scheme}://{a}"), "pages and signaling"));
+        let turn = self.turn.iter().map(|a| (format!("udp://{a}"), "TURN"));
+        let admin = self.admin.iter().map(|a| (format!("admin http://{a}"), "metrics, health"));
+        web.chain(turn).chain(admin).collect()
+    }
+}
+
+fn scheme(config: &Config) -> &'static str {
+    if config.is_https() { "https" } else { "http" }
+}
+
+/// Where the pages are, as a person would type it: without a slash at the end. `None` without a
+/// web listener.
+pub(super) fn pages(config: &Config, web: &[SocketAddr], host: &[IpAddr]) -> Option<String> {
+    let first = web.iter().find(|address| !address.ip().to_canonical().is_loopback());
+    let first = *first.or_else(|| web.first())?;
+    let named = match &config.public_host {
+        Host::Is(name) => Some(name.ip().map_or_else(|| name.text().to_owned(), bracketed)),
+        Host::Auto => None,
+    };
+    if let Some(name) = &named
+        && !config.is_https()
+        && !config.web.trusted_proxies.is_empty()
+    {
+        // The proxy ends TLS; our own port is its business.
+        return Some(format!("https://{name}"));
+    }
+    let ip = first.ip().to_canonical();
+    let name = named.unwrap_or_else(|| {
+        if ip.is_loopback() {
+            return "localhost".to_owned();
+        }
+        let reached = if ip.is_unspecified() { best(host, ip.is_ipv4()) } else { Some(ip) };
+        reached.map_or_else(|| "localhost".to_owned(), bracketed)
+    });
+    let port = match (scheme(config), first.port()) {
+        ("http", 80) | ("https", 443) => String::new(),
+        (_, port) => format!(":{port}"),
+    };
+    Some(format!("{}://{name}{port}", scheme(config)))
+}
+
+fn bracketed(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+/// The link with which somebody may broadcast. The key stands behind `#`, which a browser keeps
+/// to itself.
+pub(super) fn invite_link(pages: &str, key: &Secret<String>) -> String {
+    format!("{pages}/broadcast#key={}", key.expose())
+}
+
+/// The URLs that a browser is told which reaches the pages under their own link.
+pub(super) fn ice_urls(config: &Config, pages: Option<&str>, turn: &[SocketAddr]) -> Vec<String> {
+    let asked = pages.and_then(|pages| pages.split_once("://")).map_or("localhost", |(_, host)| {
+        let end = host.rfind(']').map_or(0, |bracket| bracket + 1);
+        host[end..].find(':').map_or(host, |colon| &host[..end + colon])
+    });
+    let _ = options::public_host(config);
+    turn.iter().map(|a| format!("turn:{asked}:{}?transport=udp", a.port())).collect()
+}
+
+/// Whether a stranger on this computer may broadcast without a key.
+fn is_open(config: &Config) -> bool {
+    match config.broadcast.publish {
+        Publish::Open => true,
+        Publish::Key => false,
+        Publish::Auto => config.is_loopback_only() && config.web.trusted_proxies.is_empty(),
+    }
+}
+
+/// What the daemon prints when it is ready. `invite` is the link with the key, which only a
+/// terminal is shown.
+pub(super) fn greeting(
+    config: &Config,
+    listeners: &Listeners,
+    host: &[IpAddr],
+    invite: Option<&str>,
+) -> String {
+    let mut text = format!("turncast {} is ready.\n\n", env!("CARGO_PKG_VERSION"));
+    let mut line = |what: &str, value: &str| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {what:<11}{value}");
+    };
+    if let Some(pages) = pages(config, &listeners.web, host) {
+        line("Pages", &format!("{pages}/"));
+        match invite {
+            _ if is_open(config) => line("Broadcast", &format!("{pages}/broadcast")),
+            Some(link) => line("Broadcast", link),
+            None => line("Broadcast", "`turncast invite` prints the link with the key"),
+        }
+        line("Watch", "the broadcast page shows the link for viewers");
+    }
+    for address in &listeners.turn {
+        line("Relay", &format!("udp://{address}"));
+    }
+    for address in &listeners.admin {
+        line("Operator", &format!("http://{address}/healthz and /metrics"));
+    }
+    text
+}
+
+/// What `turncast check` prints.
+pub(super) fn check(
+    loaded: &Loaded,
+    state: Option<&Path>,
+    host: &[IpAddr],
+    relay: &[RelayAddress],
+    allocations: u32,
+) -> String {
+    let config = &loaded.config;
+    let listeners = Listeners::asked(config);
+    let pages = pages(config, &listeners.web, host);
+    let mut text = String::new();
+    let file = match &loaded.file {
+        Some(path) => format!("{} is good", path.display()),
+        None => "none, every key has its default".to_owned(),
+    };
+    let state = match state {
+        Some(path) if path.exists() => path.display().to_string(),
+        Some(path) => format!("{} (turncast run makes it)", path.display()),
+        None => "nowhere: set state_dir".to_owned(),
+    };
+    text += &format!("Configuration: {file}\nState: {state}\n\nWould be bound:\n");
+    for (url, what) in listeners.urls(config) {
+        text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
+    }
+    let ports = config.turn.relay_ports;
+    for address in relay {
+        let ports = format!("ports {}-{}", ports.first, ports.last);
+        text += &format!("  {:<32} relayed streams, {ports}\n", format!("udp://{}", address.local));
+    }
+    text += &format!(
+        "  {} relay threads, at most {allocations} allocations\n\nA browser would be told:\n",
+        options::workers(config)
+    );
+    if let Some(pages) = &pages {
+        text += &format!("  pages         {pages}/\n");
+    }
+    for url in ice_urls(config, pages.as_deref(), &listeners.turn) {
+        text += &format!("  TURN          {url}\n");
+    }
+    for address in relay {
+        text += &format!("  relayed from  {}\n", address.public);
+    }
+    let publish = match (is_open(config), config.broadcast.publish) {
+        (true, Publish::Auto) => "open to this computer",
+        (true, _) => "open to everybody",
+        (false, _) => "with a key: turncast invite prints the link",
+    };
+    text += &format!("  broadcasting  {publish}\n");
+    for warning in &loaded.warnings {
+        text += &format!("\n{}\n", warning.text);
+    }
+    text
+}

@@ -1,0 +1,91 @@
+//! From bound sockets to the last one closed: the start order, the wait, the ordered stop.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tracing::{info, warn};
+
+use super::report::{self, Listeners};
+use super::state::State;
+use super::supervise::{self, Signals};
+use super::{Error, options, state};
+use crate::config::Loaded;
+use crate::credentials::{Entropy, Grants};
+use crate::metrics::{Heartbeats, Metrics};
+use crate::relay::Relay;
+use crate::turn;
+
+/// What [`run`] is given.
+pub(super) struct Parts<'a> {
+    /// The configuration.
+    pub(super) loaded: &'a Loaded,
+    /// The addresses of this host.
+    pub(super) host: Vec<IpAddr>,
+    /// The engine's options.
+    pub(super) turn: turn::Options,
+    /// The generator that seeds all others.
+    pub(super) entropy: Entropy,
+}
+
+/// Starts everything, serves until somebody asks to stop, and stops everything.
+pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error> {
+    let Parts { loaded, host, turn, mut entropy } = parts;
+    let config = &loaded.config;
+    let mut signals = Signals::catch().map_err(Error::Runtime)?;
+    let metrics = Arc::new(Metrics::default());
+    let heartbeats = Arc::new(Heartbeats::default());
+    let grants = Arc::new(Grants::new(state.hub_key()?));
+    let shared = Arc::new(turn::Shared::new(Arc::new(turn), Arc::clone(&grants), &mut entropy));
+    let relay = Relay::start(options::relay(config), shared, &metrics, &heartbeats, &mut entropy)?;
+    let listeners =
+        Listeners { web: Vec::new(), turn: relay.local_addresses().to_vec(), admin: Vec::new() };
+    say_ready(loaded, &listeners, &host, state)?;
+    supervise::notify(NotifyState::Ready);
+    let watch = tokio::spawn(supervise::watch(Arc::clone(&heartbeats)));
+    signals.stop().await;
+    supervise::notify(NotifyState::Stopping);
+    info!("stopping");
+    let deadline = Instant::now() + Duration::from_secs(u64::from(config.shutdown_secs));
+    let left = deadline.saturating_duration_since(Instant::now());
+    let stopped = tokio::task::spawn_blocking(move || relay.stop(left));
+    tokio::select! {
+        result = stopped => if !result.unwrap_or(false) {
+            warn!("relay threads were left behind at the deadline");
+        },
+        () = signals.interrupted_again() => return Err(Error::Interrupted),
+    }
+    watch.abort();
+    info!("stopped");
+    Ok(())
+}
+
+/// Announces the listeners: to the log, to `turncast invite`, and to whoever started us.
+fn say_ready(
+    loaded: &Loaded,
+    listeners: &Listeners,
+    host: &[IpAddr],
+    state: &mut State,
+) -> Result<(), Error> {
+    let config = &loaded.config;
+    let pages = report::pages(config, &listeners.web, host);
+    state.announce(pages.as_deref().unwrap_or_default())?;
+    for (url, _) in listeners.urls(config) {
+        info!(listener = url, "listening");
+    }
+    let mut stdout = std::io::stdout().lock();
+    let invite = match (&pages, stdout.is_terminal()) {
+        (Some(pages), true) => {
+            let key = state::broadcast_key(state.directory())?;
+            Some(report::invite_link(pages, &key))
+        }
+        _ => None,
+    };
+    let greeting = report::greeting(config, listeners, host, invite.as_deref());
+    // A closed standard output is no reason not to serve.
+    let _ = stdout.write_all(greeting.as_bytes()).and_then(|()| stdout.flush());
+    info!("ready");
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! The life of a running daemon: signals, the service manager, and the watchdog.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use crate::metrics::Heartbeats;
+
+/// The signals that the daemon answers.
+pub(super) struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(super) fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits until somebody asks the daemon to stop.
+    pub(super) async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    warn!("SIGHUP: the configuration cannot be reloaded yet; restart to apply it");
+                }
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+            }
+        }
+    }
+
+    /// Waits for the second Ctrl-C of somebody who does not want to wait.
+    pub(super) async fn interrupted_again(&mut self) {
+        self.interrupt.recv().await;
+    }
+}
+
+/// Tells the service manager; without one this does nothing.
+pub(super) fn notify(state: NotifyState<'_>) {
+    if let Err(err) = sd_notify::notify(&[state]) {
+        warn!(%err, "the service manager cannot be told");
+    }
+}
+
+/// Watches the heartbeats for ever: a loop that is stuck is logged once, and the service
+/// manager's watchdog is fed only while none is.
+pub(super) async fn watch(heartbeats: Arc<Heartbeats>) {
+    let watchdog = sd_notify::watchdog_enabled();
+    let mut ticks = interval(watchdog.map_or(TICK, |period| (period / 3).min(TICK)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known: Vec<String> = Vec::new();
+    loop {
+        ticks.tick().await;
+        let stuck = heartbeats.stuck(Instant::now());
+        for name in stuck.iter().filter(|name| !known.contains(name)) {
+            error!(why = %name, "a loop is stuck");
+        }
+        for name in known.iter().filter(|name| !stuck.contains(name)) {
+            info!(why = %name, "a loop that was stuck turns again");
+        }
+        if stuck.is_empty() && watchdog.is_some() {
+            notify(NotifyState::Watchdog);
+        }
+        known = stuck;
+    }
+}
+
+/// How often the heartbeats are looked at.
+const TICK: Duration = Duration::from_secs(1);

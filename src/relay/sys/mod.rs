@@ -1,0 +1,26 @@
+//! The system calls of the relay, and the only `unsafe` code of the crate.
+//!
+//! Everything that leaves this folder is safe to call: descriptors come in borrowed, buffers as
+//! slices, and no pointer outlives the call it was made for, except those of [`RecvBatch`], which
+//! point into memory that it owns. Linux only. Segmentation offload has its place in `recv` and
+//! `send` and is not built yet.
+
+#![allow(unsafe_code)]
+
+mod address;
+mod limits;
+mod poll;
+mod recv;
+mod send;
+mod socket;
+
+pub use limits::raise_descriptor_limit;
+pub(super) use poll::{Event, Poll, Wake};
+pub(super) use recv::RecvBatch;
+pub(super) use send::{Datagram, SendBatch};
+pub(super) use socket::{
+    drain_errors, relay_socket, share_port, udp_listener, was_address_in_use, was_exhausted,
+};
+
+/// The most datagrams that one system call receives or sends.
+pub(super) const BATCH: usize = 64;

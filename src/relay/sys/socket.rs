@@ -1,0 +1,180 @@
+//! UDP sockets with the options that the relay needs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A socket that clients send to, bound to `address`. The first one of a port binds alone, which
+/// refuses a second daemon; the others join it once [`share_port`] has opened it to them.
+///
+/// # Errors
+/// What the failing system call said.
+pub(in crate::relay) fn udp_listener(
+    address: SocketAddr,
+    joins: bool,
+    buffer_bytes: usize,
+) -> io::Result<Socket> {
+    let socket = unbound(address, buffer_bytes)?;
+    if address.ip().is_unspecified() {
+        let (level, name) = match address {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        };
+        set_option(socket.as_fd(), level, name, 1)?;
+    }
+    if joins {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Lets further sockets of this process share the port of `first`.
+///
+/// # Errors
+/// What the system call said.
+pub(in crate::relay) fn share_port(first: &Socket) -> io::Result<()> {
+    first.set_reuse_port(true)
+}
+
+/// The socket of an allocation, bound to `local` alone: nobody else may share a relayed address.
+/// ICMP errors are queued on it, see [`drain_errors`].
+///
+/// # Errors
+/// What the failing system call said.
+pub(in crate::relay) fn relay_socket(local: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
+    let socket = unbound(local, buffer_bytes)?;
+    let (level, name) = match local {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
+    set_option(socket.as_fd(), level, name, 1)?;
+    socket.bind(&local.into())?;
+    Ok(socket)
+}
+
+/// Empties the error queue of `socket`, which also clears the error that would fail the next
+/// call, and returns how many errors there were.
+pub(in crate::relay) fn drain_errors(socket: BorrowedFd<'_>) -> usize {
+    let mut drained = 0;
+    while drained < ERRORS_MAX {
+        let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+        // SAFETY: no byte is written through the null pointer, because the length is 0.
+        let result = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), 0, flags) };
+        if result < 0 {
+            break;
+        }
+        drained += 1;
+    }
+    // An error that found no room in the queue is pending all the same; reading it clears it.
+    let _ = socket2::SockRef::from(&socket).take_error();
+    drained
+}
+
+/// Whether binding failed because somebody else has the port.
+pub(in crate::relay) fn was_address_in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRINUSE)
+}
+
+/// Whether a call failed because descriptors, watches or memory have run out.
+pub(in crate::relay) fn was_exhausted(error: &io::Error) -> bool {
+    let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+fn unbound(address: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    } else {
+        // RFC 8656, section 14: without DONT-FRAGMENT a packet may be fragmented on its way.
+        let never = libc::IP_PMTUDISC_DONT;
+        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, never)?;
+    }
+    // The kernel cuts what exceeds its own maximum, and never refuses.
+    socket.set_recv_buffer_size(buffer_bytes)?;
+    socket.set_send_buffer_size(buffer_bytes)?;
+    Ok(socket)
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the pointer is to a live i32 of the length said, which the call only reads.
+    let result = unsafe {
+        let value = (&raw const value).cast();
+        libc::setsockopt(socket.as_raw_fd(), level, name, value, len)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The most errors drained at once; a queue that is longer is drained by the next call.
+const ERRORS_MAX: usize = 1024;
+
+/// A port that answers by ICMP. It is held by a socket that is connected elsewhere and so hears
+/// nobody; a port that was merely closed could be somebody else's by now.
+#[cfg(test)]
+pub(super) fn dead_peer(local: &str) -> (std::net::UdpSocket, SocketAddr) {
+    let socket = std::net::UdpSocket::bind(local).expect("a socket");
+    let local = socket.local_addr().expect("an address");
+    socket.connect(SocketAddr::new(local.ip(), 9)).expect("a peer of its own");
+    (socket, local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUFFER: usize = 256 * 1024;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("a test address")
+    }
+
+    fn bound(socket: &Socket) -> SocketAddr {
+        let local = socket.local_addr().expect("a local address");
+        local.as_socket().expect("an IP address")
+    }
+
+    #[test]
+    fn the_first_listener_binds_alone_and_others_join_once_it_shares() {
+        let first = udp_listener(address("127.0.0.1:0"), false, BUFFER).expect("a listener");
+        let here = bound(&first);
+        let refused = udp_listener(here, true, BUFFER).expect_err("not shared yet");
+        assert!(was_address_in_use(&refused));
+        share_port(&first).expect("sharing");
+        udp_listener(here, true, BUFFER).expect("a second worker's socket");
+        let refused = udp_listener(here, false, BUFFER).expect_err("a second daemon");
+        assert!(was_address_in_use(&refused) && !was_exhausted(&refused));
+    }
+
+    #[test]
+    fn both_wildcards_stand_side_by_side() {
+        let v6 = udp_listener(address("[::]:0"), false, BUFFER).expect("an IPv6 listener");
+        let v4 = SocketAddr::new(address("0.0.0.0:0").ip(), bound(&v6).port());
+        udp_listener(v4, false, BUFFER).expect("an IPv4 listener on the same port");
+    }
+
+    #[test]
+    fn a_relay_socket_shares_its_port_with_nobody() {
+        let relay = relay_socket(address("127.0.0.1:0"), BUFFER).expect("a relay socket");
+        let refused = udp_listener(bound(&relay), true, BUFFER).expect_err("taken");
+        assert!(was_address_in_use(&refused));
+    }
+
+    #[test]
+    fn draining_clears_what_a_dead_peer_left() {
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let relay = relay_socket(address(local), BUFFER).expect("a relay socket");
+            let (_held, dead) = dead_peer(local);
+            relay.send_to(b"anybody?", &dead.into()).expect("the first send");
+            // Loopback answers by ICMP before the send returns.
+            assert_eq!(drain_errors(relay.as_fd()), 1);
+            assert_eq!(drain_errors(relay.as_fd()), 0);
+            assert!(relay.take_error().expect("SO_ERROR").is_none());
+            relay.send_to(b"anybody?", &dead.into()).expect("a send after draining");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Writes STUN messages.
+
+use std::net::SocketAddr;
+
+use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
+use super::header::message_type;
+use super::message::{ATTRIBUTE_HEADER_BYTES, padded};
+use super::{
+    Class, HEADER_BYTES, MAGIC_COOKIE, Message, Method, TransactionId, attr, fingerprint, integrity,
+};
+
+/// Builds one message: attributes in the order of the calls, then MESSAGE-INTEGRITY and
+/// FINGERPRINT by [`Writer::finish`]. Padding is always zero.
+///
+/// An attribute that would make the message longer than its length field can say is left out; the
+/// message stays well-formed.
+#[must_use]
+pub struct Writer {
+    bytes: Vec<u8>,
+    id: TransactionId,
+}
+
+impl Writer {
+    /// A message without attributes.
+    pub fn new(class: Class, method: Method, id: TransactionId) -> Self {
+        let mut bytes = Vec::with_capacity(CAPACITY);
+        bytes.extend_from_slice(&message_type(class, method).to_be_bytes());
+        bytes.extend_from_slice(&[0, 0]);
+        bytes.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
+        bytes.extend_from_slice(&id.0);
+        Self { bytes, id }
+    }
+
+    /// The success response to `request`.
+    pub fn success(request: &Message<'_>) -> Self {
+        Self::new(Class::Success, request.method(), request.transaction_id())
+    }
+
+    /// The error response to `request`, starting with ERROR-CODE. `reason` may be empty.
+    pub fn error(request: &Message<'_>, code: u16, reason: &str) -> Self {
+        Self::new(Class::Error, request.method(), request.transaction_id()).error_code(code, reason)
+    }
+
+    /// Adds an attribute.
+    pub fn attribute(self, kind: u16, value: &[u8]) -> Self {
+        self.attribute_of(kind, value, &[])
+    }
+
+    /// Adds an attribute that is one number, such as LIFETIME.
+    pub fn number(self, kind: u16, value: u32) -> Self {
+        self.attribute(kind, &value.to_be_bytes())
+    }
+
+    /// Adds XOR-MAPPED-ADDRESS, XOR-PEER-ADDRESS or XOR-RELAYED-ADDRESS.
+    pub fn xor_address(self, kind: u16, address: SocketAddr) -> Self {
+        let mut value = [0; XOR_ADDRESS_BYTES_MAX];
+        let len = write_xor_address(&mut value, address, &self.id);
+        self.attribute(kind, &value[..len])
+    }
+
+    /// Adds ERROR-CODE, whose code is 300 to 699; `reason` may be empty
+    /// (RFC 8489, section 14.8).
+    pub fn error_code(self, code: u16, reason: &str) -> Self {
+        debug_assert!((300..=699).contains(&code), "{code} is no error code");
+        let fixed = [0, 0, ((code / 100) & 7) as u8, (code % 100) as u8];
+        self.attribute_of(attr::ERROR_CODE, &fixed, reason.as_bytes())
+    }
+
+    /// Adds UNKNOWN-ATTRIBUTES, as a 420 has it (RFC 8489, section 14.13).
+    pub fn unknown_attributes(self, kinds: &[u16]) -> Self {
+        let value: Vec<u8> = kinds.iter().flat_map(|kind| kind.to_be_bytes()).collect();
+        self.attribute(attr::UNKNOWN_ATTRIBUTES, &value)
+    }
+
+    /// The message, with MESSAGE-INTEGRITY when there is a `key` and FINGERPRINT when asked for.
+    #[must_use]
+    pub fn finish(mut self, key: Option<&[u8]>, fingerprint: bool) -> Vec<u8> {
+        if let Some(key) = key {
+            let tag = integrity::sign(key, &self.bytes);
+            self.push(attr::MESSAGE_INTEGRITY, tag.as_ref(), &[]);
+        }
+        if fingerprint {
+            self.write_length(FINGERPRINT_BYTES);
+            let value = fingerprint::value(&self.bytes).to_be_bytes();
+            self.push(attr::FINGERPRINT, &value, &[]);
+        }
+        self.write_length(0);
+        self.bytes
+    }
+
+    /// Adds an attribute whose value comes in two parts, if it fits.
+    fn attribute_of(mut self, kind: u16, first: &[u8], second: &[u8]) -> Self {
+        let end = self.bytes.len() + ATTRIBUTE_HEADER_BYTES + padded(first.len() + second.len());
+        if end <= MESSAGE_BYTES_MAX - TRAILER_BYTES_MAX {
+            self.push(kind, first, second);
+        }
+        self
+    }
+
+    /// Appends an attribute that is known to fit.
+    fn push(&mut self, kind: u16, first: &[u8], second: &[u8]) {
+        let len = (first.len() + second.len()) as u16;
+        self.bytes.extend_from_slice(&kind.to_be_bytes());
+        self.bytes.extend_from_slice(&len.to_be_bytes());
+        self.bytes.extend_from_slice(first);
+        self.bytes.extend_from_slice(second);
+        // The message is a multiple of four long before each attribute.
+        self.bytes.resize(padded(self.bytes.len()), 0);
+    }
+
+    /// Writes the length of the message as it will be `more` bytes later. It fits, because
+    /// `attribute` keeps room for the trailer.
+    fn write_length(&mut self, more: usize) {
+        let length = (self.bytes.len() + more - HEADER_BYTES) as u16;
+        self.bytes[2..4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// Enough for an Allocate success of IPv6 with integrity and fingerprint.
+const CAPACITY: usize = 128;
+
+/// FINGERPRINT with its header.
+const FINGERPRINT_BYTES: usize = ATTRIBUTE_HEADER_BYTES + 4;
+
+/// What [`Writer::finish`] may add.
+const TRAILER_BYTES_MAX: usize = ATTRIBUTE_HEADER_BYTES + integrity::TAG_BYTES + FINGERPRINT_BYTES;
+
+/// The header and the largest multiple of four that the length field can say.
+const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + 0xFFFC;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: TransactionId = TransactionId(*b"transaction1");
+
+    #[test]
+    fn an_answer_repeats_method_and_id_of_its_request() {
+        let request = Writer::new(Class::Request, Method::REFRESH, ID).finish(None, false);
+        let request = Message::parse(&request).unwrap();
+        let success = Writer::success(&request).number(attr::LIFETIME, 600).finish(None, false);
+        let error = Writer::error(&request, 437, "").finish(None, false);
+        for (bytes, class) in [(&success, Class::Success), (&error, Class::Error)] {
+            let answer = Message::parse(bytes).unwrap();
+            assert_eq!((answer.class(), answer.method()), (class, Method::REFRESH));
+            assert_eq!(answer.transaction_id(), ID);
+        }
+        assert_eq!(
+            Message::parse(&error).unwrap().first(attr::ERROR_CODE),
+            Some(&[0, 0, 4, 37][..])
+        );
+    }
+
+    #[test]
+    fn padding_is_zero() {
+        for len in 0..5 {
+            let value = vec![0xFF; len];
+            let bytes = new().attribute(attr::USERNAME, &value).finish(None, false);
+            assert_eq!(bytes.len(), 24 + padded(len));
+            assert!(bytes[24 + len..].iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn integrity_and_fingerprint_close_a_message() {
+        let bytes = new().attribute(attr::USERNAME, b"anna").finish(Some(b"key"), true);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.integrity_ok(b"key"), Some(true));
+        assert_eq!(message.integrity_ok(b"yek"), Some(false));
+        assert_eq!(message.fingerprint_ok(), Some(true));
+        let kinds: Vec<u16> = message.attributes().map(|attribute| attribute.kind).collect();
+        assert_eq!(kinds, [attr::USERNAME, attr::MESSAGE_INTEGRITY, attr::FINGERPRINT]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_the_message_stays_whole() {
+        let largest = 0xFFFC - 32 - 4;
+        for (len, fits) in [(largest, true), (largest + 1, false), (0x1_0000, false)] {
+            let value = vec![1; len];
+            let bytes = new().attribute(attr::DATA, &value).finish(Some(b"key"), true);
+            let message = Message::parse(&bytes).unwrap();
+            assert_eq!(message.first(attr::DATA).is_some(), fits, "{len} bytes");
+            assert_eq!(message.integrity_ok(b"key"), Some(true));
+            assert_eq!(message.fingerprint_ok(), Some(true));
+        }
+    }
+
+    fn new() -> Writer {
+        Writer::new(Class::Request, Method::ALLOCATE, ID)
+    }
+}

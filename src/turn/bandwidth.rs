@@ -1,0 +1,59 @@
+//! The bandwidth of all allocations together, without a lock: one atomic that every worker moves.
+//!
+//! The atomic is the time at which the bucket would be full again (the virtual scheduling form of
+//! a token bucket): a packet moves it on by what it costs, and is refused when that leads more
+//! than the burst ahead of now.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// At least one datagram of any size passes a full bucket.
+const BURST_BYTES_MIN: u64 = 65_536;
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+/// The bytes that a rate may be ahead: those of one second.
+pub(super) fn burst_bytes(bytes_per_sec: u64) -> u64 {
+    bytes_per_sec.max(BURST_BYTES_MIN)
+}
+
+/// A token bucket that all workers share.
+pub(super) struct SharedBucket {
+    bytes_per_sec: u64,
+    burst_nanos: u64,
+    /// The first moment that was seen; the others are measured from it.
+    start: OnceLock<Instant>,
+    /// Nanoseconds after `start` at which the bucket is full again.
+    full_at: AtomicU64,
+}
+
+impl SharedBucket {
+    /// A full bucket; `bytes_per_sec` 0 turns it off.
+    pub(super) fn new(bytes_per_sec: u64) -> Self {
+        let burst_nanos = cost_nanos(burst_bytes(bytes_per_sec), bytes_per_sec);
+        Self { bytes_per_sec, burst_nanos, start: OnceLock::new(), full_at: AtomicU64::new(0) }
+    }
+
+    /// Takes `bytes` when they are there.
+    #[inline]
+    pub(super) fn try_take(&self, bytes: usize, now: Instant) -> bool {
+        if self.bytes_per_sec == 0 {
+            return true;
+        }
+        let start = *self.start.get_or_init(|| now);
+        let passed = now.saturating_duration_since(start).as_nanos();
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let cost = cost_nanos(bytes as u64, self.bytes_per_sec);
+        let take = |full_at: u64| {
+            let after = full_at.max(passed).saturating_add(cost);
+            (after - passed <= self.burst_nanos).then_some(after)
+        };
+        self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+}
+
+/// How long `bytes` take at `bytes_per_sec`; 0 for no rate.
+fn cost_nanos(bytes: u64, bytes_per_sec: u64) -> u64 {
+    let nanos = u128::from(bytes) * u128::from(NANOS_PER_SEC);
+    nanos.checked_div(u128::from(bytes_per_sec)).map_or(0, |n| n.try_into().unwrap_or(u64::MAX))
+}

@@ -1,0 +1,86 @@
+//! One file per TURN method, each with the steps of its section of RFC 8656 in their order.
+//!
+//! A method gets a request whose sender is proven, changes what it owns, and says what to answer;
+//! [`super::server`] finds the allocation, writes the answer and counts.
+
+pub(super) mod allocate;
+pub(super) mod binding;
+pub(super) mod channel_bind;
+pub(super) mod create_permission;
+pub(super) mod refresh;
+pub(super) mod send;
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::FiveTuple;
+use super::authenticate::Caller;
+use super::policy::CanonicalPeer;
+use super::reject::{Reject, Why};
+use super::shared::Shared;
+use super::table::Allocation;
+use crate::net::Now;
+use crate::stun::Message;
+use crate::stun::control::Control;
+
+/// A request whose sender is proven.
+pub(super) struct Request<'a> {
+    pub(super) now: Now,
+    pub(super) five_tuple: FiveTuple,
+    pub(super) message: Message<'a>,
+    pub(super) control: Control,
+    pub(super) caller: Caller<'a>,
+}
+
+/// What a request led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Success {
+    /// A success response without attributes.
+    Done,
+    /// The allocation lives for so many more seconds.
+    Refreshed(u32),
+    /// The client wants its allocation no more.
+    Deleted,
+    /// The answer comes when the relay socket is bound.
+    Pending,
+    /// This very answer once more.
+    Repeated(Vec<u8>),
+}
+
+/// The default lifetime of an allocation (RFC 8656, section 3.2).
+const LIFETIME_SECS_DEFAULT: u32 = 600;
+
+impl Shared {
+    /// The lifetime for a requested one (RFC 8656, sections 7.2 and 8.2), and whether the limit
+    /// cut it.
+    fn lifetime_secs(&self, requested_secs: Option<u32>) -> (u32, bool) {
+        let longest = self.options().limits.lifetime_secs_max;
+        let default = LIFETIME_SECS_DEFAULT.min(longest);
+        let requested = requested_secs.unwrap_or(default);
+        (requested.clamp(default, longest), requested > longest)
+    }
+
+    /// Whether the allocation may exchange packets with `peer`: its family, the policy, and the
+    /// scope of its grant. Our own relayed addresses are granted by address; the packet path looks
+    /// at their ports.
+    fn admit(&self, allocation: &Allocation, peer: SocketAddr) -> Result<CanonicalPeer, Reject> {
+        if peer.is_ipv6() != allocation.relayed.is_ipv6() {
+            return Err(Why::PeerFamily.into());
+        }
+        let peer = self.policy.judge(peer.ip()).map_err(|_| Reject::from(Why::PeerForbidden))?;
+        let reaches = |ip: IpAddr| match &allocation.grant {
+            Some(grant) => grant.reaches(ip),
+            None => true,
+        };
+        if peer.relay_address.is_none() && !reaches(peer.ip) {
+            return Err(Why::PeerOutOfScope.into());
+        }
+        Ok(peer)
+    }
+}
+
+/// LIFETIME in seconds, if it is there.
+fn requested_secs(control: &Control) -> Result<Option<u32>, Reject> {
+    let lifetime = control.lifetime().map_err(|_| Reject::from(Why::BadAttribute))?;
+    // The attribute has 32 bits, so nothing is cut.
+    Ok(lifetime.map(|lifetime| u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)))
+}

@@ -1,0 +1,183 @@
+//! The permissions and channels of one allocation (RFC 8656, sections 9 and 12).
+//!
+//! Both are short sorted lists, searched by halving: their length is a limit of the
+//! configuration, and a packet needs no second hash look-up. What has expired is passed over by
+//! its readers and removed when room is needed; no timer runs for it.
+//!
+//! A channel is usable while it *and* the permission of its peer live, so the packet path makes
+//! one comparison.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::policy::CanonicalPeer;
+
+/// How long a permission lasts (RFC 8656, section 9).
+const PERMISSION_LIFE: Duration = Duration::from_secs(300);
+/// How long a channel binding lasts (RFC 8656, section 12).
+const CHANNEL_LIFE: Duration = Duration::from_secs(600);
+
+/// Permissions and channels.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    /// Sorted by address.
+    permissions: Vec<Permission>,
+    /// Sorted by channel number.
+    channels: Vec<Channel>,
+    /// The same channels, sorted by peer.
+    channels_by_peer: Vec<(SocketAddr, u16)>,
+}
+
+/// Leave to exchange packets with one address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Permission {
+    pub(super) peer: CanonicalPeer,
+    expires: Instant,
+}
+
+/// A channel number that stands for one peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Channel {
+    pub(super) number: u16,
+    pub(super) peer: CanonicalPeer,
+    pub(super) port: u16,
+    expires: Instant,
+    /// The earlier one of `expires` and the expiry of the peer's permission.
+    usable_until: Instant,
+}
+
+/// Why a channel cannot be bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unbindable {
+    /// The number stands for another peer.
+    NumberTaken,
+    /// The peer has another number.
+    PeerTaken,
+    /// There are as many permissions as there may be.
+    PermissionsFull,
+    /// There are as many channels as there may be.
+    ChannelsFull,
+}
+
+impl Channel {
+    #[inline]
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        now < self.usable_until
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.peer.ip, self.port)
+    }
+}
+
+impl Peers {
+    /// The permission for `ip`, if it lives.
+    #[inline]
+    pub(super) fn permission(&self, ip: IpAddr, now: Instant) -> Option<&Permission> {
+        let index = self.find_permission(ip).ok()?;
+        let permission = &self.permissions[index];
+        (now < permission.expires).then_some(permission)
+    }
+
+    /// The channel `number`, usable or not.
+    #[inline]
+    pub(super) fn channel(&self, number: u16) -> Option<&Channel> {
+        let index = self.find_channel(number).ok()?;
+        Some(&self.channels[index])
+    }
+
+    /// The channel of `peer`, if it is usable.
+    #[inline]
+    pub(super) fn channel_of(&self, peer: SocketAddr, now: Instant) -> Option<&Channel> {
+        let index = self.find_by_peer(peer).ok()?;
+        let (_, number) = self.channels_by_peer[index];
+        self.channel(number).filter(|channel| channel.is_usable(now))
+    }
+
+    /// Installs or refreshes a permission for each of `peers`, or for none of them when that
+    /// would make more than `permissions_max`. Returns whether it did.
+    pub(super) fn permit(
+        &mut self,
+        peers: &[CanonicalPeer],
+        permissions_max: usize,
+        now: Instant,
+    ) -> bool {
+        self.permissions.retain(|permission| now < permission.expires);
+        let mut added: Vec<IpAddr> = peers.iter().map(|peer| peer.ip).collect();
+        added.retain(|ip| self.find_permission(*ip).is_err());
+        added.sort_unstable();
+        added.dedup();
+        if self.permissions.len() + added.len() > permissions_max {
+            return false;
+        }
+        for &peer in peers {
+            self.permit_one(peer, now);
+        }
+        true
+    }
+
+    /// Binds or refreshes channel `number` for `peer` and `port`, and its permission. Changes
+    /// nothing when it cannot.
+    pub(super) fn bind(
+        &mut self,
+        number: u16,
+        peer: CanonicalPeer,
+        port: u16,
+        (permissions_max, channels_max): (usize, usize),
+        now: Instant,
+    ) -> Result<(), Unbindable> {
+        let address = SocketAddr::new(peer.ip, port);
+        self.channels.retain(|channel| now < channel.expires);
+        let channels = &self.channels;
+        self.channels_by_peer.retain(|(_, number)| {
+            channels.binary_search_by_key(number, |channel| channel.number).is_ok()
+        });
+        let (slot, peer_slot) = (self.find_channel(number), self.find_by_peer(address));
+        if slot.is_ok_and(|index| self.channels[index].address() != address) {
+            return Err(Unbindable::NumberTaken);
+        }
+        if slot.is_err() && peer_slot.is_ok() {
+            return Err(Unbindable::PeerTaken);
+        }
+        if slot.is_err() && self.channels.len() >= channels_max {
+            return Err(Unbindable::ChannelsFull);
+        }
+        if !self.permit(&[peer], permissions_max, now) {
+            return Err(Unbindable::PermissionsFull);
+        }
+        let usable_until = now + PERMISSION_LIFE.min(CHANNEL_LIFE);
+        let channel = Channel { number, peer, port, expires: now + CHANNEL_LIFE, usable_until };
+        match (slot, peer_slot) {
+            (Ok(index), _) => self.channels[index] = channel,
+            (Err(index), Ok(by_peer) | Err(by_peer)) => {
+                self.channels.insert(index, channel);
+                self.channels_by_peer.insert(by_peer, (address, number));
+            }
+        }
+        Ok(())
+    }
+
+    fn permit_one(&mut self, peer: CanonicalPeer, now: Instant) {
+        let expires = now + PERMISSION_LIFE;
+        let permission = Permission { peer, expires };
+        match self.find_permission(peer.ip) {
+            Ok(index) => self.permissions[index] = permission,
+            Err(index) => self.permissions.insert(index, permission),
+        }
+        for channel in self.channels.iter_mut().filter(|channel| channel.peer.ip == peer.ip) {
+            channel.usable_until = channel.expires.min(expires);
+        }
+    }
+
+    fn find_permission(&self, ip: IpAddr) -> Result<usize, usize> {
+        self.permissions.binary_search_by_key(&ip, |permission| permission.peer.ip)
+    }
+
+    fn find_channel(&self, number: u16) -> Result<usize, usize> {
+        self.channels.binary_search_by_key(&number, |channel| channel.number)
+    }
+
+    fn find_by_peer(&self, peer: SocketAddr) -> Result<usize, usize> {
+        self.channels_by_peer.binary_search_by_key(&peer, |(address, _)| *address)
+    }
+}

@@ -1,0 +1,118 @@
+//! Why a request is refused: every reason once, with its STUN error code and the words that an
+//! authenticated client reads. Strangers read the code only.
+
+use crate::metrics::{Code, Limit};
+
+/// The refusal of a request; it becomes the error response in one place, [`super::server`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reject {
+    pub(super) why: Why,
+    /// The limit that bit, if one did: counted beside the refusal.
+    pub(super) limit: Option<Limit>,
+    /// What UNKNOWN-ATTRIBUTES lists.
+    pub(super) unknown: Vec<u16>,
+}
+
+impl From<Why> for Reject {
+    fn from(why: Why) -> Self {
+        Self { why, limit: None, unknown: Vec::new() }
+    }
+}
+
+impl Reject {
+    pub(super) fn limit(why: Why, limit: Limit) -> Self {
+        Self { limit: Some(limit), ..Self::from(why) }
+    }
+
+    pub(super) fn unknown_attributes(unknown: Vec<u16>) -> Self {
+        Self { unknown, ..Self::from(Why::UnknownAttribute) }
+    }
+}
+
+/// Defines [`Why`]: each reason, its code, its words.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $code:ident $number:literal, $text:literal;)*) => {
+        /// A reason of refusal. A test sees every one of them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(super) enum Why { $($(#[$doc])* $variant,)* }
+
+        impl Why {
+            #[cfg(test)]
+            pub(super) const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The label under which it is counted.
+            pub(super) const fn code(self) -> Code {
+                match self { $(Self::$variant => Code::$code,)* }
+            }
+
+            /// The number in ERROR-CODE.
+            pub(super) const fn number(self) -> u16 {
+                match self { $(Self::$variant => $number,)* }
+            }
+
+            /// The reason phrase.
+            pub(super) const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A request without MESSAGE-INTEGRITY.
+    NoIntegrity = Unauthenticated 401, "authenticate first";
+    /// MESSAGE-INTEGRITY without USERNAME, REALM or NONCE, or one of them too long.
+    IncompleteCredential = BadRequest 400, "username, realm or nonce is missing or too long";
+    /// Unknown user, wrong password, wrong realm, expired or revoked: one answer for all.
+    WrongCredential = Unauthenticated 401, "wrong credential";
+    /// A right credential with a nonce that is not ours or too old.
+    StaleNonce = StaleNonce 438, "stale nonce";
+    /// A comprehension-required attribute that is not understood.
+    UnknownAttribute = UnknownAttribute 420, "unknown attribute";
+    /// An attribute whose value has the wrong size or content.
+    BadAttribute = BadRequest 400, "malformed attribute";
+    /// A request that needs an allocation, without one.
+    NoAllocation = AllocationMismatch 437, "no allocation";
+    /// An Allocate request where an allocation is.
+    AllocationExists = AllocationMismatch 437, "there is an allocation already";
+    /// Another username than the allocation was made with.
+    OtherUsername = WrongCredentials 441, "the allocation belongs to another username";
+    /// An Allocate request without REQUESTED-TRANSPORT.
+    TransportMissing = BadRequest 400, "requested transport is missing";
+    /// A REQUESTED-TRANSPORT that is not UDP.
+    TransportUnsupported = UnsupportedTransport 442, "only UDP is relayed";
+    /// No relay address of the family that was asked for.
+    FamilyUnsupported = AddressFamilyNotSupported 440, "no relay address of this family";
+    /// A Refresh for another family than that of the allocation.
+    FamilyMismatch = PeerFamilyMismatch 443, "the allocation has another address family";
+    /// The user or the grant has as many allocations as it may.
+    QuotaReached = QuotaReached 486, "allocation quota reached";
+    /// The relay has as many allocations as it may.
+    AllocationsFull = InsufficientCapacity 508, "the relay is full";
+    /// No relay port is free, or each one that was tried belongs to another process.
+    NoPort = InsufficientCapacity 508, "no relay port is free";
+    /// No descriptor or memory for a relay socket.
+    NoDescriptor = InsufficientCapacity 508, "no relay socket is free";
+    /// The relay address cannot be bound.
+    RelayUnavailable = InsufficientCapacity 508, "the relay address is unavailable";
+    /// A request that must name a peer and does not.
+    PeerMissing = BadRequest 400, "peer address is missing";
+    /// A peer of another family than the relayed address.
+    PeerFamily = PeerFamilyMismatch 443, "the peer has another address family";
+    /// A peer that the policy denies.
+    PeerForbidden = Forbidden 403, "the peer is not allowed";
+    /// A peer that was not signaled to the holder of the grant.
+    PeerOutOfScope = Forbidden 403, "the peer is outside the credential's scope";
+    /// The allocation has as many permissions as it may.
+    PermissionsFull = InsufficientCapacity 508, "too many permissions";
+    /// The allocation has as many channels as it may.
+    ChannelsFull = InsufficientCapacity 508, "too many channels";
+    /// A ChannelBind without CHANNEL-NUMBER.
+    ChannelMissing = BadRequest 400, "channel number is missing";
+    /// A channel number outside 0x4000 to 0x4FFF.
+    ChannelRange = BadRequest 400, "channel number out of range";
+    /// The channel is bound to another peer.
+    ChannelTaken = BadRequest 400, "the channel is bound to another peer";
+    /// The peer is bound to another channel.
+    PeerTaken = BadRequest 400, "the peer is bound to another channel";
+}

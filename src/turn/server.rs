@@ -1,0 +1,536 @@
+//! One worker's engine: what comes in, and what is done about it.
+//!
+//! The straight line of a request: [`Server::handle_client`], parse, find the allocation,
+//! authenticate, one file of [`super::method`], answer. Of a packet: one look-up, one expiry
+//! compare, a [`Verdict`] that points into the buffer. Every refusal is counted here, once.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{debug, info};
+
+use super::authenticate::{Caller, Unproven, authenticate};
+use super::method::{self, Request, Success};
+use super::reject::{Reject, Why};
+use super::shared::Shared;
+use super::table::{Allocation, Table};
+use super::traffic::{Dropped, charge};
+use super::{Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, TAILROOM, Verdict};
+use crate::credentials::Entropy;
+use crate::metrics::{DropReason, Method as Label, WorkerMetrics};
+use crate::net::Now;
+use crate::stun::control::Control;
+use crate::stun::{
+    ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Kind, Message, Method, SendIndication,
+    TransactionId, Writer, attr, challenge, classify, write_channel_data_header,
+    write_data_indication,
+};
+use crate::telemetry::Addr;
+
+/// The comprehension-required attributes that are understood, wherever they stand; any other one
+/// in a request is answered by 420. What a later version understands is added here.
+pub(super) const UNDERSTOOD: &[u16] = &[
+    attr::MAPPED_ADDRESS,
+    attr::USERNAME,
+    attr::MESSAGE_INTEGRITY,
+    attr::ERROR_CODE,
+    attr::UNKNOWN_ATTRIBUTES,
+    attr::CHANNEL_NUMBER,
+    attr::LIFETIME,
+    attr::XOR_PEER_ADDRESS,
+    attr::DATA,
+    attr::REALM,
+    attr::NONCE,
+    attr::XOR_RELAYED_ADDRESS,
+    attr::REQUESTED_ADDRESS_FAMILY,
+    attr::REQUESTED_TRANSPORT,
+    attr::XOR_MAPPED_ADDRESS,
+];
+
+const _: () = assert!(HEADROOM >= DATA_INDICATION_HEADER_BYTES_MAX && TAILROOM >= 3);
+
+/// The largest UDP payload: 65,535 bytes less the headers that its length field counts. The one
+/// of IPv4 counts its own 20 bytes, too.
+const DATAGRAM_BYTES_MAX_IPV4: usize = 65_535 - 20 - 8;
+const DATAGRAM_BYTES_MAX_IPV6: usize = 65_535 - 8;
+
+/// One worker's part of the relay.
+pub struct Server {
+    shared: Arc<Shared>,
+    metrics: Arc<WorkerMetrics>,
+    entropy: Entropy,
+    table: Table,
+    /// The reasons of all refusals so far, for the tests that look for each.
+    #[cfg(test)]
+    pub(super) marks: Vec<Why>,
+}
+
+impl Server {
+    /// A server without allocations.
+    pub fn new(shared: Arc<Shared>, metrics: Arc<WorkerMetrics>, mut entropy: Entropy) -> Self {
+        let table = Table::new(&mut entropy);
+        Self {
+            shared,
+            metrics,
+            entropy,
+            table,
+            #[cfg(test)]
+            marks: Vec::new(),
+        }
+    }
+
+    /// Handles a datagram from a client.
+    pub fn handle_client(
+        &mut self,
+        now: Now,
+        five_tuple: FiveTuple,
+        datagram: &[u8],
+        actions: &mut Actions,
+    ) -> Verdict {
+        let outgoing = match classify(datagram) {
+            Kind::ChannelData => self.handle_channel_data(now.instant, &five_tuple, datagram),
+            Kind::Stun => self.handle_stun(now, five_tuple, datagram, actions),
+            Kind::Other => Err(DropReason::Malformed.into()),
+        };
+        outgoing.unwrap_or_else(|dropped| {
+            dropped.count(&self.metrics);
+            Verdict::Done
+        })
+    }
+
+    /// Handles a datagram that arrived on relay socket `relay` from `peer`. The payload stands at
+    /// `payload` in `buffer`, with [`HEADROOM`] bytes free in front and [`TAILROOM`] behind.
+    pub fn handle_peer(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        peer: SocketAddr,
+        buffer: &mut [u8],
+        payload: Range<usize>,
+    ) -> Verdict {
+        self.relay_to_client(now.instant, relay, peer, buffer, payload).unwrap_or_else(|dropped| {
+            dropped.count(&self.metrics);
+            Verdict::Done
+        })
+    }
+
+    /// Says what became of [`Action::Bind`]: answers the client, or asks for another port.
+    pub fn bound(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        result: Result<(), BindFailure>,
+        actions: &mut Actions,
+    ) {
+        let Some(allocation) = self.table.get_mut(relay) else { return };
+        let Some(pending) = allocation.pending else { return };
+        if pending.ended {
+            self.table.remove(relay);
+            if result.is_ok() {
+                actions.push(Action::Close { relay });
+            }
+            return;
+        }
+        let Err(failure) = result else {
+            allocation.pending = None;
+            let bytes = method::allocate::finish(&self.shared, now, allocation, pending);
+            let Allocation { five_tuple, relayed, expires, .. } = *allocation;
+            self.table.expect_expiry(expires);
+            self.metrics.allocations_created.add(1);
+            self.metrics.allocations.add(1);
+            actions.push(Action::Answer { five_tuple, bytes });
+            let (client, relayed) = (Addr::from(five_tuple.client), Addr::from(relayed));
+            info!(%client, %relayed, "allocation created");
+            return;
+        };
+        let next =
+            method::allocate::try_next(&self.shared, &mut self.entropy, relay, allocation, failure);
+        match next {
+            Ok(bind) => actions.push(bind),
+            Err(reject) => {
+                let Allocation { five_tuple, transaction, key, .. } = *allocation;
+                self.table.remove(relay);
+                let answer = Answering {
+                    five_tuple,
+                    method: Method::ALLOCATE,
+                    transaction,
+                    fingerprint: pending.fingerprint,
+                };
+                self.refuse(&answer, &reject, Some(&key), actions);
+            }
+        }
+    }
+
+    /// When [`Server::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.table.sweep_at()
+    }
+
+    /// Ends what has expired.
+    pub fn handle_timeout(&mut self, now: Now, actions: &mut Actions) {
+        if self.table.sweep_at().is_some_and(|at| at <= now.instant) {
+            for relay in self.table.sweep(now.instant) {
+                self.end(relay, "expired", actions);
+            }
+        }
+    }
+
+    /// Ends every allocation of the grant `name`, which the hub has already removed.
+    pub fn revoke(&mut self, name: &str, actions: &mut Actions) {
+        let of_grant = |allocation: &Allocation| {
+            allocation.grant.as_ref().is_some_and(|grant| **grant.name() == *name)
+        };
+        for relay in self.table.select(of_grant) {
+            self.end(relay, "revoked", actions);
+        }
+    }
+
+    /// Ends every allocation (shutdown).
+    pub fn close_all(&mut self, actions: &mut Actions) {
+        for relay in self.table.select(|_| true) {
+            self.end(relay, "shut down", actions);
+        }
+    }
+
+    /// The relay socket of a client's allocation.
+    #[cfg(test)]
+    pub(super) fn relay_of(&self, five_tuple: &FiveTuple) -> Option<RelayId> {
+        self.table.find(five_tuple)
+    }
+
+    /// The allocations of this worker, pending ones included.
+    #[cfg(test)]
+    pub(super) fn allocations(&self) -> usize {
+        self.table.len()
+    }
+
+    fn handle_channel_data(
+        &mut self,
+        now: Instant,
+        five_tuple: &FiveTuple,
+        datagram: &[u8],
+    ) -> Result<Verdict, Dropped> {
+        let message = ChannelData::parse(datagram).map_err(|_| DropReason::Malformed)?;
+        let (relay, allocation) = live(&mut self.table, five_tuple, now)?;
+        let (peer, payload) = method::send::channel_data(&self.shared, allocation, &message, now)?;
+        charge(&self.shared, allocation, payload.len(), now)?;
+        self.metrics.to_peer.add(payload.len());
+        Ok(Verdict::ToPeer { relay, peer, payload })
+    }
+
+    fn handle_send(
+        &mut self,
+        now: Instant,
+        five_tuple: &FiveTuple,
+        message: &Message<'_>,
+    ) -> Result<Verdict, Dropped> {
+        let indication = SendIndication::read(message).map_err(|_| DropReason::Unexpected)?;
+        let (relay, allocation) = live(&mut self.table, five_tuple, now)?;
+        let (peer, payload) = method::send::indication(&self.shared, allocation, &indication, now)?;
+        charge(&self.shared, allocation, payload.len(), now)?;
+        self.metrics.to_peer.add(payload.len());
+        Ok(Verdict::ToPeer { relay, peer, payload })
+    }
+
+    /// RFC 8656, sections 11.3 and 12.7.
+    fn relay_to_client(
+        &mut self,
+        now: Instant,
+        relay: RelayId,
+        source: SocketAddr,
+        buffer: &mut [u8],
+        payload: Range<usize>,
+    ) -> Result<Verdict, Dropped> {
+        let allocation = self.table.get_mut(relay).filter(|own| own.is_live(now));
+        let allocation = allocation.ok_or(DropReason::NoAllocation)?;
+        let reported = self.shared.policy.reported(source.ip());
+        if let Some(index) = reported.relay_address
+            && !self.shared.relayed.reaches(allocation.tag, index, source.port())
+        {
+            return Err(DropReason::NotRelayed.into());
+        }
+        let peer = SocketAddr::new(reported.ip, source.port());
+        // §11.3: no permission => dropped. A usable channel implies one.
+        let channel = allocation.peers.channel_of(peer, now).map(|channel| channel.number);
+        if channel.is_none() && allocation.peers.permission(peer.ip(), now).is_none() {
+            return Err(DropReason::NoPermission.into());
+        }
+        let len = payload.len();
+        charge(&self.shared, allocation, len, now)?;
+        let five_tuple = allocation.five_tuple;
+        let written = match channel {
+            Some(number) => write_channel_data_header(buffer, payload, number),
+            None => {
+                let mut id = [0; 12];
+                self.entropy.fill(&mut id);
+                write_data_indication(buffer, payload, peer, &TransactionId(id))
+            }
+        };
+        let bytes_max = match five_tuple.client {
+            SocketAddr::V4(_) => DATAGRAM_BYTES_MAX_IPV4,
+            SocketAddr::V6(_) => DATAGRAM_BYTES_MAX_IPV6,
+        };
+        let datagram = written.filter(|range| range.len() <= bytes_max);
+        let datagram = datagram.ok_or(DropReason::TooLong)?;
+        self.metrics.to_client.add(len);
+        Ok(Verdict::ToClient { five_tuple, datagram })
+    }
+
+    fn handle_stun(
+        &mut self,
+        now: Now,
+        five_tuple: FiveTuple,
+        datagram: &[u8],
+        actions: &mut Actions,
+    ) -> Result<Verdict, Dropped> {
+        let message = Message::parse(datagram).map_err(|_| DropReason::Malformed)?;
+        if message.fingerprint_ok() == Some(false) {
+            return Err(DropReason::Fingerprint.into());
+        }
+        match (message.class(), message.method()) {
+            (Class::Indication, Method::SEND) => {
+                self.handle_send(now.instant, &five_tuple, &message)
+            }
+            (Class::Request, Method::BINDING) => {
+                self.answer_binding(now, five_tuple, &message, actions)
+            }
+            (Class::Request, _) => self.handle_request(now, five_tuple, message, actions),
+            _ => Err(DropReason::Unexpected.into()),
+        }
+    }
+
+    fn answer_binding(
+        &mut self,
+        now: Now,
+        five_tuple: FiveTuple,
+        message: &Message<'_>,
+        actions: &mut Actions,
+    ) -> Result<Verdict, Dropped> {
+        self.metrics.request(Label::Binding);
+        let known = live(&mut self.table, &five_tuple, now.instant).is_ok();
+        if !known && !self.shared.strangers.try_take(five_tuple.client.ip(), now.instant) {
+            return Err(Dropped::STRANGER);
+        }
+        match method::binding::handle(&five_tuple, message) {
+            Ok(bytes) => actions.push(Action::Answer { five_tuple, bytes }),
+            Err(reject) => {
+                self.refuse(&Answering::to(five_tuple, message), &reject, None, actions);
+            }
+        }
+        Ok(Verdict::Done)
+    }
+
+    fn handle_request(
+        &mut self,
+        now: Now,
+        five_tuple: FiveTuple,
+        message: Message<'_>,
+        actions: &mut Actions,
+    ) -> Result<Verdict, Dropped> {
+        // RFC 8489, §6.3: a method that is not supported => dropped.
+        let label = label(message.method()).ok_or(DropReason::Unexpected)?;
+        self.metrics.request(label);
+        self.end_if_expired(&five_tuple, now, actions);
+        let own = self.table.find(&five_tuple).and_then(|relay| self.table.get(relay));
+        let at_work =
+            |own: &Allocation| own.pending.is_some() && own.transaction == message.transaction_id();
+        if own.is_some_and(at_work) {
+            return Err(DropReason::Repeated.into());
+        }
+        let answering = Answering::to(five_tuple, &message);
+        match authenticate(&self.shared, now, &five_tuple, &message, own) {
+            Ok(caller) => {
+                let key = caller.key;
+                match self.execute(now, five_tuple, message, caller, actions) {
+                    Ok(success) => self.succeed(&answering, success, &key, actions),
+                    Err(reject) => self.refuse(&answering, &reject, Some(&key), actions),
+                }
+            }
+            Err(Unproven::Challenge(why)) => self.challenge(now, &answering, why, actions),
+            Err(Unproven::Refuse(why)) => self.refuse(&answering, &why.into(), None, actions),
+            Err(Unproven::RateLimited) => return Err(Dropped::STRANGER),
+        }
+        Ok(Verdict::Done)
+    }
+
+    /// Runs the method of a request whose sender is proven.
+    fn execute(
+        &mut self,
+        now: Now,
+        five_tuple: FiveTuple,
+        message: Message<'_>,
+        caller: Caller<'_>,
+        actions: &mut Actions,
+    ) -> Result<Success, Reject> {
+        // RFC 8489, §6.3.1: an unknown comprehension-required attribute => 420.
+        let unknown = message.unknown_required(UNDERSTOOD);
+        if !unknown.is_empty() {
+            return Err(Reject::unknown_attributes(unknown));
+        }
+        let control = Control::decode(&message).map_err(|_| Reject::from(Why::BadAttribute))?;
+        let request = Request { now, five_tuple, message, control, caller };
+        let (shared, metrics) = (&*self.shared, &*self.metrics);
+        if message.method() == Method::ALLOCATE {
+            let (table, entropy) = (&mut self.table, &mut self.entropy);
+            return method::allocate::begin(shared, metrics, table, entropy, &request, actions);
+        }
+        // RFC 8656, §5: no allocation => 437.
+        let (relay, own) = live(&mut self.table, &five_tuple, now.instant)
+            .map_err(|_| Reject::from(Why::NoAllocation))?;
+        // RFC 8656, §5: another username than the allocation was made with => 441.
+        if *own.username != *request.caller.username {
+            return Err(Why::OtherUsername.into());
+        }
+        match message.method() {
+            Method::CREATE_PERMISSION => method::create_permission::handle(shared, own, &request),
+            Method::CHANNEL_BIND => method::channel_bind::handle(shared, own, &request),
+            _ => {
+                let success = method::refresh::handle(shared, metrics, own, &request)?;
+                let expires = own.expires;
+                match success {
+                    Success::Deleted => self.end(relay, "deleted", actions),
+                    _ => self.table.expect_expiry(expires),
+                }
+                Ok(success)
+            }
+        }
+    }
+
+    fn succeed(
+        &self,
+        answering: &Answering,
+        success: Success,
+        key: &[u8; 16],
+        actions: &mut Actions,
+    ) {
+        let Answering { five_tuple, method, transaction, fingerprint } = *answering;
+        let writer = Writer::new(Class::Success, method, transaction);
+        let bytes = match success {
+            Success::Pending => return,
+            Success::Repeated(bytes) => bytes,
+            Success::Done => writer.finish(Some(key), fingerprint),
+            Success::Refreshed(secs) => {
+                writer.number(attr::LIFETIME, secs).finish(Some(key), fingerprint)
+            }
+            Success::Deleted => writer.number(attr::LIFETIME, 0).finish(Some(key), fingerprint),
+        };
+        actions.push(Action::Answer { five_tuple, bytes });
+    }
+
+    /// The one place where a [`Reject`] becomes an error response. Only a client that has proven
+    /// itself, and so has a `key`, reads words.
+    fn refuse(
+        &mut self,
+        answering: &Answering,
+        reject: &Reject,
+        key: Option<&[u8; 16]>,
+        actions: &mut Actions,
+    ) {
+        let Answering { five_tuple, method, transaction, fingerprint } = *answering;
+        self.count_refusal(answering, reject.why, key.is_some());
+        if let Some(limit) = reject.limit {
+            self.metrics.limit(limit);
+        }
+        let words = if key.is_some() { reject.why.text() } else { "" };
+        let mut writer =
+            Writer::new(Class::Error, method, transaction).error_code(reject.why.number(), words);
+        if !reject.unknown.is_empty() {
+            writer = writer.unknown_attributes(&reject.unknown);
+        }
+        let bytes = writer.finish(key.map(|key| &key[..]), fingerprint);
+        actions.push(Action::Answer { five_tuple, bytes });
+    }
+
+    /// Answers 401 or 438 with a nonce to try again with.
+    fn challenge(&mut self, now: Now, answering: &Answering, why: Why, actions: &mut Actions) {
+        let Answering { five_tuple, method, transaction, fingerprint } = *answering;
+        self.count_refusal(answering, why, false);
+        let nonce = self.shared.nonces.make(five_tuple.client, now.unix_secs);
+        let realm = &self.shared.options().realm;
+        let bytes = challenge(method, transaction, why.number(), realm, &nonce, fingerprint);
+        actions.push(Action::Answer { five_tuple, bytes });
+    }
+
+    /// Counts a refusal, and logs it unless anybody who scans us could fill the log with it.
+    fn count_refusal(&mut self, answering: &Answering, why: Why, proven: bool) {
+        if let Some(label) = label(answering.method) {
+            self.metrics.refuse(label, why.code());
+        }
+        if proven {
+            let (client, method) = (Addr::from(answering.five_tuple.client), answering.method);
+            debug!(%client, ?method, code = why.number(), why = why.text(), "request refused");
+        }
+        #[cfg(test)]
+        self.marks.push(why);
+    }
+
+    fn end_if_expired(&mut self, five_tuple: &FiveTuple, now: Now, actions: &mut Actions) {
+        let Some(relay) = self.table.find(five_tuple) else { return };
+        let expired = |own: &Allocation| own.pending.is_none() && own.expires <= now.instant;
+        if self.table.get(relay).is_some_and(expired) {
+            self.end(relay, "expired", actions);
+        }
+    }
+
+    /// Ends an allocation. Its socket is closed by the worker; one that is being bound is closed
+    /// when the worker says that it is there, and its name stays taken until then.
+    fn end(&mut self, relay: RelayId, why: &str, actions: &mut Actions) {
+        let Some(allocation) = self.table.get_mut(relay) else { return };
+        if let Some(pending) = &mut allocation.pending {
+            pending.ended = true;
+            self.table.unlink(relay);
+            return;
+        }
+        let client = Addr::from(allocation.five_tuple.client);
+        let relayed = Addr::from(allocation.relayed);
+        self.table.remove(relay);
+        self.metrics.allocations.add(-1);
+        actions.push(Action::Close { relay });
+        info!(%client, %relayed, why, "allocation ended");
+    }
+}
+
+/// What an answer repeats of its request.
+struct Answering {
+    five_tuple: FiveTuple,
+    method: Method,
+    transaction: TransactionId,
+    fingerprint: bool,
+}
+
+impl Answering {
+    fn to(five_tuple: FiveTuple, message: &Message<'_>) -> Self {
+        Self {
+            five_tuple,
+            method: message.method(),
+            transaction: message.transaction_id(),
+            fingerprint: message.has_fingerprint(),
+        }
+    }
+}
+
+/// The live allocation of a five-tuple: the one hash look-up of a client's packet.
+#[inline]
+fn live<'t>(
+    table: &'t mut Table,
+    five_tuple: &FiveTuple,
+    now: Instant,
+) -> Result<(RelayId, &'t mut Allocation), Dropped> {
+    let relay = table.find(five_tuple).ok_or(DropReason::NoAllocation)?;
+    let own = table.get_mut(relay).filter(|own| own.is_live(now));
+    Ok((relay, own.ok_or(DropReason::NoAllocation)?))
+}
+
+/// The label of a method that is answered.
+fn label(method: Method) -> Option<Label> {
+    Some(match method {
+        Method::BINDING => Label::Binding,
+        Method::ALLOCATE => Label::Allocate,
+        Method::REFRESH => Label::Refresh,
+        Method::CREATE_PERMISSION => Label::CreatePermission,
+        Method::CHANNEL_BIND => Label::ChannelBind,
+        _ => return None,
+    })
+}

@@ -1,0 +1,101 @@
+//! What the workers of one relay share, in one place.
+//!
+//! The packet path reads two things of it, both atomics: the live relayed addresses and the
+//! bandwidth of all. The rest is asked per request, behind short locks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::bandwidth::SharedBucket;
+use super::nonce::Nonces;
+use super::policy::Policy;
+use super::ports::PortPool;
+use super::quota::Quota;
+use super::relayed::Relayed;
+use super::{Options, RelayAddress};
+use crate::credentials::{Entropy, Grants};
+use crate::net::PrefixBuckets;
+use crate::stun::long_term_key;
+
+/// What all workers of a relay share: grants, quotas, ports, live relayed addresses, the nonce
+/// key and the buckets of strangers. The packet path reads atomics only.
+pub struct Shared {
+    /// Grants of the hub.
+    pub grants: Arc<Grants>,
+    options: Arc<Options>,
+    pub(super) policy: Policy,
+    pub(super) nonces: Nonces,
+    pub(super) strangers: PrefixBuckets,
+    pub(super) quota: Arc<Quota>,
+    pub(super) relayed: Arc<Relayed>,
+    pub(super) bandwidth: SharedBucket,
+    pub(super) fixed_users: FixedUsers,
+    /// One pool for each relay address.
+    ports: Vec<Arc<PortPool>>,
+}
+
+/// The keys of the fixed users, and one that belongs to nobody.
+pub(super) struct FixedUsers {
+    keys: HashMap<Arc<str>, [u8; 16]>,
+    nobody: [u8; 16],
+}
+
+impl Shared {
+    /// Shared state for `options`; `entropy` gives the nonce key and the seeds.
+    pub fn new(options: Arc<Options>, grants: Arc<Grants>, entropy: &mut Entropy) -> Self {
+        let limits = &options.limits;
+        let relay_addresses = options.relay_addresses.len();
+        Self {
+            grants,
+            policy: Policy::new(&options),
+            nonces: Nonces::new(limits.nonce_secs, entropy),
+            strangers: PrefixBuckets::new(
+                limits.unauthenticated_per_prefix_per_sec,
+                limits.unauthenticated_burst,
+                entropy.u64(),
+            ),
+            quota: Quota::new(limits),
+            relayed: Relayed::new(relay_addresses, options.relay_ports),
+            bandwidth: SharedBucket::new(limits.bandwidth_bytes_per_sec),
+            fixed_users: FixedUsers::new(&options, entropy),
+            ports: (0..relay_addresses).map(|_| PortPool::new(options.relay_ports)).collect(),
+            options,
+        }
+    }
+
+    /// What the relay was configured to do.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The relay address of a family, by its place; the first one is used.
+    pub(super) fn relay_address(&self, ipv6: bool) -> Option<(usize, RelayAddress)> {
+        let mut addresses = self.options.relay_addresses.iter().copied().enumerate();
+        addresses.find(|(_, address)| address.public.is_ipv6() == ipv6)
+    }
+
+    /// The free ports of a relay address, by its place.
+    pub(super) fn ports(&self, relay_address: usize) -> &Arc<PortPool> {
+        &self.ports[relay_address]
+    }
+}
+
+impl FixedUsers {
+    fn new(options: &Options, entropy: &mut Entropy) -> Self {
+        let key = |name: &str, password: &str| long_term_key(name, &options.realm, password);
+        let users = options.users.iter();
+        let keys = users
+            .map(|user| (Arc::from(user.name.as_str()), key(&user.name, user.password.expose())));
+        let mut nobody = [0; 16];
+        entropy.fill(&mut nobody);
+        Self { keys: keys.collect(), nobody }
+    }
+
+    /// The key of `username`, and the user; the key of nobody for a name that is unknown.
+    pub(super) fn key(&self, username: &str) -> ([u8; 16], Option<Arc<str>>) {
+        match self.keys.get_key_value(username) {
+            Some((name, key)) => (*key, Some(Arc::clone(name))),
+            None => (self.nobody, None),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests of the engine through its public face, in virtual time.
+//!
+//! [`bench`] is one engine with clients and peers around it; [`transcripts`] replays the texts of
+//! `src/turn/transcripts/`; [`properties`] draws random cases; [`network`] lets packets get lost.
+
+mod bench;
+mod network;
+mod packets;
+mod properties;
+mod transcripts;

@@ -1,0 +1,474 @@
+//! Random cases against references that are too simple to be wrong.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::bench::{options, start};
+use crate::credentials::{Entropy, Grants, RoomTag};
+use crate::metrics::Limit;
+use crate::net::Prefix;
+use crate::turn::bandwidth::SharedBucket;
+use crate::turn::nonce::{NONCE_BYTES, NonceState, Nonces};
+use crate::turn::peers::{Peers, Unbindable};
+use crate::turn::policy::{CanonicalPeer, Policy};
+use crate::turn::ports::PortPool;
+use crate::turn::quota::{Payer, Quota};
+use crate::turn::relayed::{Relayed, Tag};
+use crate::turn::{Options, RelayAddress};
+
+proptest! {
+    #[test]
+    fn no_port_is_leased_twice_and_none_is_lost(
+        seed: u8,
+        count in 1u16..40,
+        steps in prop::collection::vec((any::<bool>(), any::<u16>()), 0..300),
+    ) {
+        let mut entropy = Entropy::from_seed([seed; 32]);
+        let pool = PortPool::new((50_000, 50_000 + count - 1));
+        let mut leases = Vec::new();
+        for (draw, which) in steps {
+            if draw {
+                let lease = pool.draw(&mut entropy);
+                prop_assert_eq!(lease.is_some(), leases.len() < usize::from(count));
+                leases.extend(lease);
+            } else if !leases.is_empty() {
+                leases.swap_remove(usize::from(which) % leases.len());
+            }
+            let held: HashSet<u16> = leases.iter().map(|lease| lease.port()).collect();
+            prop_assert_eq!(held.len(), leases.len());
+            prop_assert!(held.iter().all(|port| (50_000..50_000 + count).contains(port)));
+            prop_assert_eq!(pool.available() + leases.len(), usize::from(count));
+        }
+        drop(leases);
+        prop_assert_eq!(pool.available(), usize::from(count));
+    }
+
+    #[test]
+    fn a_unit_of_quota_lives_exactly_as_long_as_its_owner(
+        steps in prop::collection::vec((any::<bool>(), 0u8..6), 0..200),
+    ) {
+        let mut limits = options().limits;
+        (limits.allocations_per_user, limits.allocations_per_link) = (3, 2);
+        limits.allocations = 8;
+        let grants = Grants::new(crate::telemetry::Secret::new([0; 32]));
+        let mut entropy = Entropy::from_seed([3; 32]);
+        let names: Vec<_> = (0..6).map(|_| {
+            let room = RoomTag::draw(&mut entropy);
+            grants.issue(room, &mut entropy).name().clone()
+        }).collect();
+        let payer = |of: u8| match of {
+            0..3 => Payer::User(Arc::clone(&names[usize::from(of)])),
+            _ => Payer::Grant(Arc::clone(&names[usize::from(of)])),
+        };
+        let quota = Quota::new(&limits);
+        let mut units: Vec<(u8, _)> = Vec::new();
+        for (take, of) in steps {
+            let own = units.iter().filter(|(payer, _)| *payer == of).count();
+            if take {
+                let (allowed, limit) = match of {
+                    0..3 => (3, Limit::AllocationsPerUser),
+                    _ => (2, Limit::AllocationsPerLink),
+                };
+                match quota.try_take(payer(of)) {
+                    Ok(unit) => {
+                        prop_assert!(own < allowed && units.len() < 8);
+                        units.push((of, unit));
+                    }
+                    Err(Limit::Allocations) => prop_assert!(own < allowed && units.len() == 8),
+                    Err(bitten) => prop_assert!(own == allowed && bitten == limit),
+                }
+            } else if let Some(index) = units.iter().position(|(payer, _)| *payer == of) {
+                units.swap_remove(index);
+            }
+            let payers: HashSet<u8> = units.iter().map(|(payer, _)| *payer).collect();
+            prop_assert_eq!(quota.taken(), (units.len() as u32, payers.len()));
+        }
+        drop(units);
+        prop_assert_eq!(quota.taken(), (0, 0));
+    }
+
+    #[test]
+    fn the_policy_agrees_with_a_naive_reference(
+        spot in spots(),
+        allow in prop::collection::vec(prefixes(), 0..4),
+        deny in prop::collection::vec(prefixes(), 0..4),
+        hosts in prop::collection::vec(spots(), 0..3),
+        own_allowed: bool,
+    ) {
+        let mut options = options();
+        options.allow_peers = allow;
+        options.deny_peers = deny;
+        options.host_addresses = hosts;
+        if own_allowed {
+            options.allow_peers.push(Prefix::host(spot));
+        }
+        let policy = Policy::new(&options);
+        for peer in encodings(spot) {
+            let judged = policy.judge(peer);
+            prop_assert_eq!(
+                judged.is_ok(), naive::allows(&options, peer),
+                "{} with allow {:?} deny {:?} hosts {:?}: {:?}",
+                peer, options.allow_peers, options.deny_peers, options.host_addresses, judged
+            );
+            if let Ok(canonical) = judged {
+                prop_assert_eq!(canonical.ip, peer);
+                prop_assert_eq!(policy.reported(policy.delivery(canonical)), canonical);
+            }
+        }
+    }
+
+    #[test]
+    fn a_nonce_is_good_for_its_client_and_its_time_only(
+        seed: u8,
+        client: [u8; 4],
+        port: u16,
+        made in 0u64..1 << 40,
+        age in 0u64..5000,
+        flip in 0..NONCE_BYTES * 8,
+    ) {
+        let nonces = Nonces::new(3600, &mut Entropy::from_seed([seed; 32]));
+        let client = SocketAddr::new(IpAddr::from(client), port);
+        let nonce = nonces.make(client, made);
+        prop_assert!(nonce.starts_with(b"obMatJos2AAAA"));
+        prop_assert!(nonce.iter().all(u8::is_ascii_graphic));
+        let expected = if age < 3600 { NonceState::Valid } else { NonceState::Stale };
+        prop_assert_eq!(nonces.check(&nonce, client, made + age), expected);
+        let mut other = client;
+        other.set_port(port.wrapping_add(1));
+        prop_assert_eq!(nonces.check(&nonce, other, made), NonceState::Wrong);
+        let mut forged = nonce;
+        forged[flip / 8] ^= 1 << (flip % 8);
+        prop_assert_eq!(nonces.check(&forged, client, made), NonceState::Wrong);
+        prop_assert_eq!(nonces.check(&nonce[..flip / 8], client, made), NonceState::Wrong);
+        let elsewhere = Nonces::new(3600, &mut Entropy::from_seed([seed ^ 1; 32]));
+        prop_assert_eq!(elsewhere.check(&nonce, client, made), NonceState::Wrong);
+    }
+
+    #[test]
+    fn permissions_and_channels_agree_with_a_naive_reference(
+        steps in prop::collection::vec((0u8..4, 0u8..6, 0u16..6, 0u64..400), 0..60),
+    ) {
+        peers_agree(&steps)?;
+    }
+
+    #[test]
+    fn all_together_never_pass_more_than_rate_and_burst(
+        rate in 1_000u64..10_000_000,
+        packets in prop::collection::vec((0usize..65_000, 0u64..50_000_000), 1..200),
+    ) {
+        let bucket = SharedBucket::new(rate);
+        let start = start().instant;
+        let (mut nanos, mut passed) = (0, 0u64);
+        for (bytes, pause) in packets {
+            nanos += pause;
+            if bucket.try_take(bytes, start + Duration::from_nanos(nanos)) {
+                passed += bytes as u64;
+            }
+            let earned = u128::from(rate) * u128::from(nanos) / 1_000_000_000;
+            let allowed = earned + u128::from(rate.max(65_536)) + 64;
+            prop_assert!(u128::from(passed) <= allowed, "{passed} of {allowed}");
+        }
+        prop_assert!(bucket.try_take(65_000, start + Duration::from_secs(1_000_000)));
+    }
+}
+
+#[test]
+fn ports_are_uniform_over_the_range_and_not_reused_at_once() {
+    let mut entropy = Entropy::from_seed([9; 32]);
+    let pool = PortPool::new((1000, 1099));
+    let mut drawn = HashMap::new();
+    let mut last = 0;
+    for _ in 0..100_000 {
+        let lease = pool.draw(&mut entropy).expect("a free port");
+        assert_ne!(lease.port(), last);
+        last = lease.port();
+        *drawn.entry(last).or_insert(0u32) += 1;
+    }
+    assert_eq!(drawn.len(), 100);
+    let (least, most) = (drawn.values().min().copied(), drawn.values().max().copied());
+    assert!(least > Some(850) && most < Some(1150), "{least:?} {most:?}");
+
+    // The first draw of a fresh pool as well, which no rest evens out.
+    let mut first = [0u32; 16];
+    for _ in 0..16_000 {
+        let lease = PortPool::new((2000, 2015)).draw(&mut entropy).expect("a free port");
+        first[usize::from(lease.port() - 2000)] += 1;
+    }
+    assert!(first.iter().all(|count| (850..1150).contains(count)), "{first:?}");
+}
+
+#[test]
+fn a_relayed_address_is_live_until_it_is_dropped() {
+    let mut entropy = Entropy::from_seed([4; 32]);
+    let (red, blue) = (RoomTag::draw(&mut entropy), RoomTag::draw(&mut entropy));
+    let tags = [Tag::new(None), Tag::new(Some(red)), Tag::new(Some(blue))];
+    let table = Relayed::new(2, (50_000, 50_009));
+    for (to, tag) in tags.into_iter().enumerate() {
+        let live = table.publish(1, 50_009, tag);
+        for (from, tag) in tags.into_iter().enumerate() {
+            assert_eq!(table.reaches(tag, 1, 50_009), from == to);
+            assert!(!table.reaches(tag, 0, 50_009));
+            assert!(!table.reaches(tag, 1, 50_008));
+            assert!(!table.reaches(tag, 1, 50_010));
+            assert!(!table.reaches(tag, 1, 49_999));
+            assert!(!table.reaches(tag, 2, 50_009));
+        }
+        drop(live);
+        assert!(!table.reaches(tag, 1, 50_009));
+    }
+}
+
+/// Permissions by address and channels by number, with the moment at which each ends.
+#[derive(Default)]
+struct Naive {
+    permissions: BTreeMap<IpAddr, Instant>,
+    channels: BTreeMap<u16, (SocketAddr, Instant)>,
+}
+
+const PERMISSIONS_MAX: usize = 4;
+const CHANNELS_MAX: usize = 3;
+
+impl Naive {
+    fn prune(&mut self, now: Instant) {
+        self.permissions.retain(|_, expires| *expires > now);
+        self.channels.retain(|_, (_, expires)| *expires > now);
+    }
+
+    fn permit(&mut self, ip: IpAddr, now: Instant) -> bool {
+        let fits = self.permissions.contains_key(&ip) || self.permissions.len() < PERMISSIONS_MAX;
+        if fits {
+            self.permissions.insert(ip, now + Duration::from_secs(300));
+        }
+        fits
+    }
+
+    fn bind(&mut self, number: u16, peer: SocketAddr, now: Instant) -> Result<(), Unbindable> {
+        if self.channels.get(&number).is_some_and(|(bound, _)| *bound != peer) {
+            return Err(Unbindable::NumberTaken);
+        }
+        if self.channels.iter().any(|(other, (bound, _))| *bound == peer && *other != number) {
+            return Err(Unbindable::PeerTaken);
+        }
+        if !self.channels.contains_key(&number) && self.channels.len() >= CHANNELS_MAX {
+            return Err(Unbindable::ChannelsFull);
+        }
+        if !self.permit(peer.ip(), now) {
+            return Err(Unbindable::PermissionsFull);
+        }
+        self.channels.insert(number, (peer, now + Duration::from_secs(600)));
+        Ok(())
+    }
+}
+
+fn peers_agree(steps: &[(u8, u8, u16, u64)]) -> Result<(), TestCaseError> {
+    let (mut peers, mut naive) = (Peers::default(), Naive::default());
+    let mut now = start().instant;
+    let address = |last: u8, port: u16| SocketAddr::from(([9, 9, 9, last], port));
+    for &(what, last, number, pause) in steps {
+        let (peer, channel) = (address(last, 1 + number / 3), 0x4000 + number);
+        let canonical = CanonicalPeer { ip: peer.ip(), relay_address: None };
+        naive.prune(now);
+        match what {
+            0 => now += Duration::from_secs(pause),
+            1 => {
+                let done = peers.permit(&[canonical], PERMISSIONS_MAX, now);
+                prop_assert_eq!(done, naive.permit(peer.ip(), now));
+            }
+            _ => {
+                let room = (PERMISSIONS_MAX, CHANNELS_MAX);
+                let done = peers.bind(channel, canonical, peer.port(), room, now);
+                prop_assert_eq!(done, naive.bind(channel, peer, now));
+            }
+        }
+        naive.prune(now);
+        for last in 0..6 {
+            let ip = address(last, 0).ip();
+            let permitted = naive.permissions.contains_key(&ip);
+            prop_assert_eq!(peers.permission(ip, now).is_some(), permitted);
+            for port in 1..3 {
+                let peer = address(last, port);
+                let bound = naive.channels.iter().find(|(_, (bound, _))| *bound == peer);
+                let bound = bound.map(|(number, _)| *number).filter(|_| permitted);
+                prop_assert_eq!(peers.channel_of(peer, now).map(|found| found.number), bound);
+            }
+        }
+        for number in 0x4000..0x4006 {
+            let usable = naive.channels.get(&number);
+            let usable = usable.filter(|(peer, _)| naive.permissions.contains_key(&peer.ip()));
+            let found = peers.channel(number).filter(|channel| channel.is_usable(now));
+            let found = found.map(|channel| SocketAddr::new(channel.peer.ip, channel.port));
+            prop_assert_eq!(found, usable.map(|(peer, _)| *peer));
+        }
+    }
+    Ok(())
+}
+
+/// Addresses at and around the edges of every special range, and anywhere else.
+fn spots() -> impl Strategy<Value = IpAddr> {
+    let v4 = (0..naive::SPECIAL_V4.len(), 0u32..6, any::<u32>()).prop_map(|(index, edge, any)| {
+        let (first, last) = naive::range_v4(index);
+        let inside = u64::from(first) + u64::from(any) % (u64::from(last - first) + 1);
+        let all = [first, last, first.wrapping_sub(1), last.wrapping_add(1), inside as u32, any];
+        IpAddr::V4(Ipv4Addr::from_bits(all[edge as usize]))
+    });
+    let v6 = (0..naive::SPECIAL_V6.len(), 0u32..6, any::<u128>()).prop_map(|(index, edge, any)| {
+        let (first, last) = naive::range_v6(index);
+        let inside = first + any % (last - first + 1);
+        let all = [first, last, first.wrapping_sub(1), last.wrapping_add(1), inside, any];
+        IpAddr::V6(Ipv6Addr::from_bits(all[edge as usize]))
+    });
+    prop_oneof![4 => v4, 2 => v6, 1 => Just(RELAY), 1 => Just(IpAddr::V4(Ipv4Addr::LOCALHOST))]
+}
+
+/// The relay address of the tests' options.
+const RELAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fn prefixes() -> impl Strategy<Value = Prefix> {
+    (spots(), 0u8..=128).prop_map(|(ip, len)| Prefix::new(ip, len))
+}
+
+/// Every way to write an IPv4 address as an IPv6 one, and the address itself.
+fn encodings(ip: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V4(v4) = ip else { return vec![ip] };
+    let low = u128::from(v4.to_bits());
+    let global = 0x2606_4700u128 << 96;
+    let forms = [
+        0xffff << 32 | low,
+        low,
+        0x2002u128 << 112 | low << 80 | 1,
+        0x0064_ff9bu128 << 96 | low,
+        0x0064_ff9b_0001u128 << 80 | low,
+        global | 0x0000_5efeu128 << 32 | low,
+        global | 0x0200_5efeu128 << 32 | low,
+        0x2001_0000u128 << 96 | !low & 0xffff_ffff,
+        global | low,
+    ];
+    let v6 = forms.into_iter().map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits)));
+    std::iter::once(ip).chain(v6).collect()
+}
+
+/// The policy once more, from texts and ranges, without a prefix table.
+mod naive {
+    use super::{IpAddr, Ipv4Addr, Ipv6Addr, Options, RelayAddress};
+
+    pub(super) const SPECIAL_V4: &[&str] = &[
+        "0.0.0.0-0.255.255.255",
+        "10.0.0.0-10.255.255.255",
+        "100.64.0.0-100.127.255.255",
+        "127.0.0.0-127.255.255.255",
+        "169.254.0.0-169.254.255.255",
+        "172.16.0.0-172.31.255.255",
+        "192.0.0.0-192.0.0.255",
+        "192.0.2.0-192.0.2.255",
+        "192.88.99.0-192.88.99.255",
+        "192.168.0.0-192.168.255.255",
+        "198.18.0.0-198.19.255.255",
+        "198.51.100.0-198.51.100.255",
+        "203.0.113.0-203.0.113.255",
+        "224.0.0.0-239.255.255.255",
+        "240.0.0.0-255.255.255.255",
+    ];
+
+    pub(super) const SPECIAL_V6: &[&str] = &[
+        "::-::",
+        "::1-::1",
+        "fc00::-fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        "fe80::-febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        "fec0::-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        "ff00::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        "2001:db8::-2001:db8:ffff:ffff:ffff:ffff:ffff:ffff",
+        "100::-100::ffff:ffff:ffff:ffff",
+        "::ffff:0:0-::ffff:ffff:ffff",
+        "::-::ffff:ffff",
+        "64:ff9b:1::-64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
+        "2001::-2001:0:ffff:ffff:ffff:ffff:ffff:ffff",
+    ];
+
+    /// How many of `SPECIAL_V6` the operator can open; the others are encodings.
+    const OPENED_V6: usize = 8;
+
+    pub(super) fn range_v4(index: usize) -> (u32, u32) {
+        let (first, last) = SPECIAL_V4[index].split_once('-').expect("a range");
+        let bits = |text: &str| text.parse::<Ipv4Addr>().expect("an address").to_bits();
+        (bits(first), bits(last))
+    }
+
+    pub(super) fn range_v6(index: usize) -> (u128, u128) {
+        let (first, last) = SPECIAL_V6[index].split_once('-').expect("a range");
+        let bits = |text: &str| text.parse::<Ipv6Addr>().expect("an address").to_bits();
+        (bits(first), bits(last))
+    }
+
+    fn is_special(ip: IpAddr, from: usize) -> bool {
+        match ip {
+            IpAddr::V4(v4) => (from..SPECIAL_V4.len())
+                .any(|index| (range_v4(index).0..=range_v4(index).1).contains(&v4.to_bits())),
+            IpAddr::V6(v6) => {
+                let until = if from == 0 { OPENED_V6 } else { SPECIAL_V6.len() };
+                let mut ranges = (from..until).map(range_v6);
+                ranges.any(|(first, last)| (first..=last).contains(&v6.to_bits()))
+            }
+        }
+    }
+
+    fn is_never(ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(v4) => {
+                let octets = v4.octets();
+                octets == [0; 4] || octets == [255; 4] || (224..240).contains(&octets[0])
+            }
+            IpAddr::V6(v6) => v6.octets() == [0; 16] || v6.octets()[0] == 0xff,
+        }
+    }
+
+    pub(super) fn allows(options: &Options, peer: IpAddr) -> bool {
+        let is_public = |relay: &RelayAddress| relay.public == peer;
+        if is_never(peer) {
+            return false;
+        }
+        if options.relay_addresses.iter().any(is_public) {
+            return true;
+        }
+        let IpAddr::V6(v6) = peer else { return table(options, peer) };
+        if peer != IpAddr::V6(Ipv6Addr::LOCALHOST) && is_special(peer, OPENED_V6) {
+            return false;
+        }
+        let o = v6.octets();
+        let s = v6.segments();
+        let inner = if o[..2] == [0x20, 0x02] {
+            Some([o[2], o[3], o[4], o[5]])
+        } else if s[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || (s[4] & !0x200, s[5]) == (0, 0x5efe) {
+            Some([o[12], o[13], o[14], o[15]])
+        } else {
+            None
+        };
+        let inner = inner.map(IpAddr::from);
+        table(options, peer) && inner.is_none_or(|ip| !is_never(ip) && table(options, ip))
+    }
+
+    fn table(options: &Options, ip: IpAddr) -> bool {
+        if options.relay_addresses.iter().any(|relay| [relay.public, relay.local].contains(&ip)) {
+            return false;
+        }
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        let longest = |list: &[crate::net::Prefix]| {
+            (0..=bits)
+                .rev()
+                .find(|&len| list.iter().any(|prefix| prefix.bits() == len && prefix.contains(ip)))
+        };
+        let (allow, deny) = (longest(&options.allow_peers), longest(&options.deny_peers));
+        if ip.is_loopback() || options.host_addresses.contains(&ip) {
+            return allow == Some(bits) && deny != Some(bits);
+        }
+        match (allow, deny) {
+            (None, None) => !is_special(ip, 0),
+            (Some(allow), Some(deny)) => allow > deny,
+            (allow, None) => allow.is_some(),
+            (None, Some(_)) => false,
+        }
+    }
+}
