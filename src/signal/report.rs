@@ -40,7 +40,8 @@ impl Room {
             });
         }
         let state = report.state;
-        debug!(room = %self.name, member = %member, reason = ?state, "link reported");
+        let code = report.code.as_deref();
+        debug!(room = %self.name, member = %member, code, "link reported");
         // Who broadcasts knows what he has said himself.
         if self.watchers[index].member.id == *member {
             let changed = Body::new(&MemberEvent {
@@ -48,7 +49,7 @@ impl Room {
                 link: Some(&report.link),
                 path: report.path,
                 state: Some(state),
-                code: report.code.as_deref(),
+                code,
                 ..MemberEvent::bare(Event::Changed, watchers)
             });
             self.ends(member, &report.link)?.forward(step, &changed);

@@ -99,12 +99,27 @@ fn prose(doc: &str) -> String {
     doc.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
 
-/// A doc comment with its paragraphs; an empty doc line leaves none of its own behind.
+/// A doc comment's paragraphs as lines of at most 100 characters.
 fn paragraphs(doc: &str) -> String {
-    doc.split("\n\n")
-        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect::<Vec<_>>()
-        .join("\n\n")
+    let filled: Vec<String> = doc.split("\n\n").map(fill).collect();
+    filled.join("\n\n")
+}
+
+fn fill(paragraph: &str) -> String {
+    let (mut text, mut column) = (String::new(), 0);
+    for word in paragraph.split_whitespace() {
+        let width = word.chars().count();
+        if column > 0 && column + 1 + width > 100 {
+            text.push('\n');
+            column = 0;
+        } else if column > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text
 }
 
 const INTRODUCTION: &str = "# Turncast signaling protocol, version 1
@@ -129,11 +144,12 @@ does not know.
 | `re` | the server's answer | the `id` that it answers |
 | `seq` | a server's message to a member | counts up for each member, from 1 |
 
-`hello.resume.last_seq` names the highest `seq` handled. Numbers may be missing after a resume: what
-has no meaning later (`pong`, `count`, `ice`, `error`) is not sent again. There is none where there is
-no member: on an `error` or `pong` before `welcome`, on a `bye` to a socket that another one replaced.
+`hello.resume.last_seq` names the highest `seq` handled. Numbers may be missing after a resume:
+what has no meaning later (`pong`, `count`, `ice`, `error`) is not sent again. There is none where
+there is no member: on an `error` or `pong` before `welcome`, on a `bye` to a socket that another
+one replaced.
 
-Answered with `re`: `hello` (by `welcome`), `ping` (by `pong`), and whatever is refused (by `error`).
+Answered with `re`: `hello` (by `welcome`), `ping` (by `pong`), and what is refused (by `error`).
 
 ## In order
 
@@ -154,9 +170,9 @@ also meets a message that crossed with the news that its link was replaced or it
 client takes no notice of such a refusal.
 
 A broadcaster who reloads says `bye` on `pagehide`; the room then waits, and `hello` with `room` and
-`room_key` brings it back within `grace_secs`. While it is live, the same `hello` takes it over. After
-a restart of the server the first `hello` makes the room again, with the same `room_key`; the `key`
-is needed for that, as for any new room.
+`room_key` brings it back within `grace_secs`. While it is live, the same `hello` takes it over.
+After a restart of the server the first `hello` makes the room again, with the same `room_key`; the
+`key` is needed for that, as for any new room.
 ";
 
 const RESERVED: &str = "
@@ -182,8 +198,8 @@ refuses one message; so does `rate-limited` for a `restart` with `rebuild`.
 
 const CLOSING: &str = "
 Further close codes: 1000 after a `bye` (the reason says which), 1001 for a connection that fell
-silent. Whatever closes a member's connection but a `bye` with `stop`, its membership is kept for the
-grace: resume.
+silent. Whatever closes a member's connection but a `bye` with `stop`, its membership is kept for
+the grace: resume.
 ";
 
 #[cfg(test)]

@@ -173,7 +173,10 @@ fn rebuilds_are_bounded() {
 fn the_broadcaster_sees_what_a_watcher_reports_and_a_metric_counts_changes() {
     let mut world = World::new();
     let (broadcaster, watcher) = world.live("r");
-    let report = |state: &str, path: Value, code: Value| json!({"t": "report", "link": watcher.link, "state": state, "path": path, "code": code});
+    let report = |state: &str, path: Value, code: Value| {
+        json!({"t": "report", "link": watcher.link, "state": state, "path": path,
+            "code": code})
+    };
     for _ in 0..2 {
         world.say(watcher.conn, report("connected", json!("udp"), json!(null)));
         let changed = world.take(broadcaster.conn, "member");
