@@ -2,6 +2,8 @@
 
 mod cli;
 mod harness;
+mod hub;
 mod process;
 mod relay;
 mod turn_clients;
+mod ws;
