@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module per part of the product.
 
 mod cli;
+mod corpus;
 mod harness;
 mod hub;
 mod process;
