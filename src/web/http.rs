@@ -56,7 +56,8 @@ pub(super) async fn serve<F, Fut>(
     );
     let ended = tokio::select! {
         ended = conn.as_mut() => ended,
-        _ = stop.wait_for(|&stop| stop) => {
+        // The guard that this gives is dropped at once: it may not be held over an await.
+        () = async { drop(stop.wait_for(|&stop| stop).await) } => {
             conn.as_mut().graceful_shutdown();
             conn.await
         }
