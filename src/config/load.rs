@@ -18,6 +18,9 @@ use super::{Error, rules};
 /// Where the configuration is when nobody says so.
 pub const SYSTEM_FILE: &str = "/etc/turncast/turncast.toml";
 
+/// The credentials directory of the service; it exists while the service runs, for root.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/turncast.service";
+
 /// What begins the name of a variable that overrides a key.
 const PREFIX: &str = "TURNCAST__";
 
@@ -141,8 +144,13 @@ pub(super) struct Files {
 
 impl Files {
     fn new(file: Option<&Path>, environment: &Environment) -> Self {
+        // Somebody who runs `turncast check` beside the service means the service's files.
+        let of_service = || {
+            let system = file.is_some_and(|path| path == Path::new(SYSTEM_FILE));
+            system.then(|| PathBuf::from(SERVICE_CREDENTIALS))
+        };
         Self {
-            credentials: environment.path("CREDENTIALS_DIRECTORY"),
+            credentials: environment.path("CREDENTIALS_DIRECTORY").or_else(of_service),
             beside: file.and_then(Path::parent).map(Path::to_path_buf),
         }
     }
