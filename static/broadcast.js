@@ -221,7 +221,7 @@ function renderCover() {
   const open = ["ready", "connecting", "live"].includes(state);
   show(part("cover"), !open || !sources.video || paused);
   show(part("corner"), open);
-  part("corner").textContent = state === "live" ? "On air" : "Preview";
+  setPill(part("corner"), ...(state === "live" ? ["live", "On air"] : ["", "Preview"]));
   if (!open) return;
   if (paused) {
     coverWords({
@@ -527,7 +527,7 @@ async function copyLink() {
   part("copy-text").textContent = copied ? "Copied" : "Press Ctrl+C";
   announce(copied ? "The watch link is copied." : "Press Control and C to copy the link.");
   setTimeout(() => {
-    part("copy-text").textContent = "Copy";
+    part("copy-text").textContent = "Copy the link";
   }, 2_000);
 }
 

@@ -329,7 +329,7 @@ function renderFigures(reading, before) {
   const seconds = before ? (reading.atMs - before.atMs) / 1000 : 0;
   const kbits = seconds ? ((reading.bytes - before.bytes) * 8) / seconds / 1000 : 0;
   const rows = [
-    ["Way", path],
+    ["Path", path],
     ["Picture", reading.width ? `${reading.width} × ${reading.height}` : "none"],
     ["Frames a second", reading.fps ? String(Math.round(reading.fps)) : "none"],
     ["Rate", kbits ? `${(kbits / 1000).toFixed(1)} Mbit/s` : "measuring"],

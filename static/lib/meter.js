@@ -35,7 +35,7 @@ export class Meter {
     this.#source?.disconnect();
     this.#source = null;
     cancelAnimationFrame(this.#frame);
-    this.#show(0);
+    this.#light(0);
     this.#hush(false);
     if (!track) return;
     if (!this.#context) {
@@ -67,7 +67,10 @@ export class Meter {
   #show(level) {
     // Rises at once, falls slowly: a person reads peaks.
     const wanted = Math.round(level * LAMPS);
-    const lit = wanted >= this.#lit ? wanted : this.#lit - 1;
+    this.#light(wanted >= this.#lit ? wanted : this.#lit - 1);
+  }
+
+  #light(lit) {
     if (lit === this.#lit) return;
     this.#lit = lit;
     const lamps = this.#element.children;

@@ -12,10 +12,11 @@ use crate::credentials::Entropy;
 use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::{Now, TokenBucket};
 use crate::stun::control::{AddressFamily, Control};
-use crate::stun::{Class, DecodeError, Method, Writer, attr};
+use crate::stun::{Class, DecodeError, Message, Method, Writer, attr};
 use crate::turn::authenticate::Holder;
 use crate::turn::bandwidth::burst_bytes;
 use crate::turn::peers::Peers;
+use crate::turn::ports::PortLease;
 use crate::turn::reject::{Reject, Why};
 use crate::turn::relayed::Tag;
 use crate::turn::shared::Shared;
@@ -54,7 +55,7 @@ pub(in crate::turn) fn begin(
         _ => Reject::limit(Why::QuotaReached, limit),
     })?;
     // §7.2, choice of a relayed address: a random port, or 508 when there is none.
-    let lease = shared.ports(wish.relay_address).draw(entropy);
+    let lease = draw(shared, entropy, wish.relay_address, wish.even);
     let lease = lease.ok_or(Reject::limit(Why::NoPort, Limit::RelayPorts))?;
 
     let (lifetime_secs, cut) = shared.lifetime_secs(wish.lifetime_secs);
@@ -83,6 +84,7 @@ pub(in crate::turn) fn begin(
             lifetime_secs,
             fingerprint: request.message.has_fingerprint(),
             tries: BIND_TRIES,
+            even: wish.even,
             ended: false,
         }),
         live: None,
@@ -98,6 +100,8 @@ struct Wish {
     /// The place of `address` among the relay addresses.
     relay_address: usize,
     address: RelayAddress,
+    /// EVEN-PORT without a reservation.
+    even: bool,
     lifetime_secs: Option<u32>,
 }
 
@@ -109,8 +113,9 @@ impl Wish {
             Some(_) => return Err(Why::TransportUnsupported.into()),
             None => return Err(Why::TransportMissing.into()),
         }
-        // §7.2 steps 4 to 6, 8 and 9: DONT-FRAGMENT, RESERVATION-TOKEN and EVEN-PORT are not
-        // understood yet (420); ADDITIONAL-ADDRESS-FAMILY need not be.
+        // §7.2 steps 4 to 6 and 9: DONT-FRAGMENT and RESERVATION-TOKEN are not understood yet
+        // (420); ADDITIONAL-ADDRESS-FAMILY need not be. Step 8: EVEN-PORT without a reservation.
+        let even = control.even_port() == Ok(Some(false));
         // §7.2 step 7: a family that we do not relay => 440; without a wish it is IPv4.
         let ipv6 = match control.requested_address_family() {
             Ok(family) => family == Some(AddressFamily::Ipv6),
@@ -119,8 +124,24 @@ impl Wish {
         };
         let found = shared.relay_address(ipv6);
         let (relay_address, address) = found.ok_or(Reject::from(Why::FamilyUnsupported))?;
-        Ok(Self { relay_address, address, lifetime_secs: requested_secs(control)? })
+        Ok(Self { relay_address, address, even, lifetime_secs: requested_secs(control)? })
     }
+}
+
+/// Whether EVEN-PORT of this request is understood: without a reservation it asks for an even
+/// port only. The next higher port cannot be reserved yet (RFC 8656, section 18.7).
+pub(in crate::turn) fn is_even_port_known(message: &Message<'_>) -> bool {
+    matches!(message.first(attr::EVEN_PORT), Some([flags]) if flags & 0x80 == 0)
+}
+
+fn draw(
+    shared: &Shared,
+    entropy: &mut Entropy,
+    relay_address: usize,
+    even: bool,
+) -> Option<PortLease> {
+    let ports = shared.ports(relay_address);
+    if even { ports.draw_even(entropy) } else { ports.draw(entropy) }
 }
 
 fn own_bucket(shared: &Shared, now: Now) -> Option<TokenBucket> {
@@ -168,7 +189,7 @@ pub(in crate::turn) fn try_next(
     pending.tries = pending.tries.checked_sub(1).filter(|left| *left > 0).ok_or_else(no_port)?;
     // The taken port is given back after the next one is drawn, so that it is not drawn again.
     let index = allocation.relay_address;
-    allocation.lease = shared.ports(index).draw(entropy).ok_or_else(no_port)?;
+    allocation.lease = draw(shared, entropy, index, pending.even).ok_or_else(no_port)?;
     let port = allocation.lease.port();
     allocation.relayed.set_port(port);
     let local = shared.options().relay_addresses[index].local;

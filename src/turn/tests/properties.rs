@@ -199,6 +199,19 @@ fn ports_are_uniform_over_the_range_and_not_reused_at_once() {
 }
 
 #[test]
+fn even_ports_are_drawn_until_none_is_left_and_odd_ones_stay() {
+    let mut entropy = Entropy::from_seed([10; 32]);
+    let pool = PortPool::new((1001, 1020));
+    let even: Vec<_> = std::iter::from_fn(|| pool.draw_even(&mut entropy)).collect();
+    assert_eq!(even.len(), 10);
+    assert!(even.iter().all(|lease| lease.port() % 2 == 0));
+    let odd: Vec<_> = std::iter::from_fn(|| pool.draw(&mut entropy)).collect();
+    assert_eq!(odd.len(), 10);
+    drop(even);
+    assert!(pool.draw_even(&mut entropy).is_some(), "a rested port is drawn when nothing else is");
+}
+
+#[test]
 fn a_relayed_address_is_live_until_it_is_dropped() {
     let mut entropy = Entropy::from_seed([4; 32]);
     let (red, blue) = (RoomTag::draw(&mut entropy), RoomTag::draw(&mut entropy));
