@@ -3,6 +3,8 @@
 mod cli;
 mod corpus;
 mod harness;
+mod hub;
 mod process;
 mod relay;
 mod turn_clients;
+mod ws;
