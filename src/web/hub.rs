@@ -222,8 +222,7 @@ impl Conn {
     pub(super) fn end(&mut self, how: Closed) {
         if !std::mem::replace(&mut self.ended, true) {
             self.hub.lock().queues.remove(&self.id);
-            self.hub
-                .with_hub(|hub, outputs| hub.closed(Now::read(), self.id, how, outputs));
+            self.hub.with_hub(|hub, outputs| hub.closed(Now::read(), self.id, how, outputs));
         }
     }
 }
