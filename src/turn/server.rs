@@ -365,7 +365,10 @@ impl Server {
         actions: &mut Actions,
     ) -> Result<Success, Reject> {
         // RFC 8489, §6.3.1: an unknown comprehension-required attribute => 420.
-        let unknown = message.unknown_required(UNDERSTOOD);
+        let mut unknown = message.unknown_required(UNDERSTOOD);
+        if message.method() == Method::ALLOCATE && method::allocate::is_even_port_known(&message) {
+            unknown.retain(|kind| *kind != attr::EVEN_PORT);
+        }
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
         }

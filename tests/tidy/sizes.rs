@@ -175,8 +175,9 @@ fn functions_are_short() {
 
 #[test]
 fn lines_are_short() {
-    let transcript = |file: &&Source| !file.path.ends_with(".txt");
-    let faults = own_files().iter().filter(transcript).flat_map(column_faults).collect();
+    // Transcripts hold long datagrams; the page of the protocol is generated.
+    let by_hand = |file: &&Source| !file.path.ends_with(".txt") && !file.path.contains("PROTOCOL");
+    let faults = own_files().iter().filter(by_hand).flat_map(column_faults).collect();
     assert_tidy("a line has at most 100 columns", &faults);
 }
 

@@ -1,0 +1,135 @@
+// Chromium, as the distribution ships it: started with a fake camera that moves and beeps, and
+// watched. Whatever a page logs as an error, and every host that it asks for, is kept.
+
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { chromium } from "playwright-core";
+
+import { execIn } from "./network.js";
+
+export const OUT = fileURLToPath(new URL("../out/", import.meta.url));
+const CHROMIUM = process.env.TURNCAST_CHROMIUM ?? "/usr/bin/chromium";
+
+const FLAGS = [
+  "--no-sandbox",
+  "--use-fake-device-for-media-stream",
+  "--use-fake-ui-for-media-stream",
+  "--auto-accept-this-tab-capture",
+  "--disable-dev-shm-usage",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+/**
+ * Starts a browser.
+ * @param {object} [options]
+ * @param {string} [options.namespace] where it runs
+ * @param {string} [options.secureOrigin] a plain origin that counts as secure
+ */
+export async function startBrowser({ namespace, secureOrigin } = {}) {
+  const folder = await mkdtemp(path.join(tmpdir(), "turncast-chromium-"));
+  const netLog = path.join(folder, "net.json");
+  const flags = [...FLAGS, `--log-net-log=${netLog}`];
+  if (secureOrigin) flags.push(`--unsafely-treat-insecure-origin-as-secure=${secureOrigin}`);
+  const executablePath = namespace ? await wrapper(folder, namespace) : CHROMIUM;
+  const browser = await chromium.launch({ executablePath, args: flags });
+  return new Browser(browser, folder, netLog);
+}
+
+class Browser {
+  #browser;
+  #folder;
+  #netLog;
+  #allowed = [];
+
+  constructor(browser, folder, netLog) {
+    this.#browser = browser;
+    this.#folder = folder;
+    this.#netLog = netLog;
+    /** What pages logged as errors, and what they threw. */
+    this.errors = [];
+    /** Every address that a page asked for. */
+    this.requests = [];
+  }
+
+  /** Opens a page in a context of its own. */
+  async open(url, { context: options, prepare } = {}) {
+    const context = await this.#browser.newContext({
+      viewport: { width: 1280, height: 800 },
+      reducedMotion: "reduce",
+      ...options,
+    });
+    const page = await context.newPage();
+    this.watch(page);
+    if (prepare) await prepare(page);
+    await page.goto(url);
+    return page;
+  }
+
+  /** Records what a page says and asks for. */
+  watch(page) {
+    page.on("console", (message) => {
+      if (message.type() === "error") this.errors.push(message.text());
+    });
+    page.on("pageerror", (error) => this.errors.push(error.stack ?? String(error)));
+    page.on("request", (request) => this.requests.push(request.url()));
+    page.on("websocket", (socket) => this.requests.push(socket.url()));
+  }
+
+  /** Errors that match are the subject of the test, not a fault. */
+  allow(pattern) {
+    this.#allowed.push(pattern);
+  }
+
+  /** Closes it; fails for errors of pages and for hosts that are not `hosts`. */
+  async close(hosts) {
+    await this.#browser.close();
+    const seen = await netLogHosts(this.#netLog);
+    await rm(this.#folder, { recursive: true, force: true });
+    const bad = this.errors.filter((text) => !this.#allowed.some((each) => each.test(text)));
+    if (bad.length) throw new Error(`a page logged errors:\n${bad.join("\n")}`);
+    const asked = this.requests.filter((url) => /^(https?|wss?):/.test(url))
+      .map((url) => new URL(url).hostname);
+    const foreign = [...new Set([...asked, ...seen])].filter((host) => !hosts.includes(host));
+    if (foreign.length) throw new Error(`other hosts were asked for: ${foreign.join(", ")}`);
+  }
+}
+
+/** A program that starts Chromium inside a namespace; the driver's pipe passes through. */
+async function wrapper(folder, namespace) {
+  const file = path.join(folder, "chromium");
+  const command = execIn(namespace, [CHROMIUM]).join(" ");
+  await writeFile(file, `#!/bin/sh\nexec ${command} "$@"\n`);
+  await chmod(file, 0o755);
+  return file;
+}
+
+/** Hosts of every name look-up and request that the browser's network log has seen. */
+async function netLogHosts(file) {
+  const text = await readFile(file, "utf8");
+  // A browser that was closed leaves the list of events open.
+  const log = JSON.parse(/\]\s*\}\s*$/.test(text) ? text : `${text.trimEnd().replace(/,$/, "")}]}`);
+  const names = Object.entries(log.constants.logEventTypes)
+    .filter(([name]) => name === "HOST_RESOLVER_MANAGER_REQUEST" || name === "URL_REQUEST_START_JOB")
+    .map(([, number]) => number);
+  const hosts = log.events.filter(({ type }) => names.includes(type)).flatMap(({ params }) => {
+    const address = params?.url ?? params?.host;
+    if (!address || /^(chrome|chrome-extension|data|blob|about):/.test(address)) return [];
+    const url = /^\w+:\/\//.test(address) ? address : `http://${address}`;
+    return [new URL(url).hostname];
+  });
+  return [...new Set(hosts)];
+}
+
+/** Where pictures of pages go; git does not see them. */
+export async function pictureFile(name) {
+  await mkdir(OUT, { recursive: true });
+  return path.join(OUT, `${name}.png`);
+}

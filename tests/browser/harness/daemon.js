@@ -1,0 +1,182 @@
+// The real daemon as a process of its own: a configuration in a directory of its own, ports that
+// the system picks, and what it says in its log.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import readline from "node:readline";
+import { setTimeout as after } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+import { execIn } from "./network.js";
+
+const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+const START_MS = 20_000;
+const STOP_MS = 20_000;
+
+/** The program under test. */
+export const BINARY = process.env.TURNCAST_BIN
+  ?? path.join(process.env.CARGO_TARGET_DIR ?? path.join(ROOT, "target"), "debug/turncast");
+
+/** The key that admits broadcasters where a test's configuration wants one. */
+export const KEY = "a-key-of-the-browser-tests";
+
+/**
+ * Starts a daemon.
+ * @param {object} options
+ * @param {string} [options.config] TOML below the tables' headers that are set here
+ * @param {Record<string, string>} [options.tables] further keys by table, as TOML lines
+ * @param {string} [options.namespace] where it runs
+ */
+export async function startDaemon({ tables = {}, namespace } = {}) {
+  const folder = await mkdtemp(path.join(tmpdir(), "turncast-browser-"));
+  const file = path.join(folder, "turncast.toml");
+  await writeFile(file, configuration(folder, tables));
+  const [program, ...args] = execIn(namespace, [BINARY, "run", "--config", file]);
+  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: cleanEnvironment() });
+  const daemon = new Daemon(child, folder, namespace);
+  await daemon.ready();
+  return daemon;
+}
+
+class Daemon {
+  #child;
+  #folder;
+  #namespace;
+  #stopped;
+
+  constructor(child, folder, namespace) {
+    this.#child = child;
+    this.#folder = folder;
+    this.#namespace = namespace;
+    this.#stopped = once(child, "exit");
+    /** Every line of the log, parsed. */
+    this.log = [];
+    this.web = "";
+    this.admin = "";
+    child.stdout.resume();
+  }
+
+  /** Reads the log until the daemon says that it is ready, and goes on reading after that. */
+  async ready() {
+    const lines = readline.createInterface({ input: this.#child.stderr });
+    const isReady = new Promise((resolve) => {
+      lines.on("line", (line) => this.#heard(line, resolve));
+    });
+    const outcome = await Promise.race([
+      isReady,
+      this.#stopped.then(([code]) => `it ended with ${code}`),
+      after(START_MS, "it did not get ready in time", { ref: false }),
+    ]);
+    if (outcome) throw new Error(`the daemon: ${outcome}\n${this.text()}`);
+  }
+
+  #heard(line, resolve) {
+    let entry;
+    try {
+      entry = JSON.parse(line);
+    } catch {
+      entry = { message: line };
+    }
+    const fields = { ...entry, ...entry.fields };
+    this.log.push(fields);
+    const { listener = "" } = fields;
+    if (fields.message === "listening" && listener.startsWith("http")) this.web = listener;
+    if (fields.message === "listening" && listener.startsWith("admin ")) {
+      this.admin = listener.slice("admin ".length);
+    }
+    if (fields.message === "ready") resolve();
+  }
+
+  text() {
+    return this.log.map((entry) => JSON.stringify(entry)).join("\n");
+  }
+
+  /** Host and port of the pages. */
+  get address() {
+    return new URL(this.web).host;
+  }
+
+  /** Every metric, by its name with its labels. */
+  async metrics() {
+    const text = await this.#fetch(`${this.admin}/metrics`);
+    const lines = text.split("\n").filter((line) => line && !line.startsWith("#"));
+    return new Map(lines.map((line) => {
+      const space = line.lastIndexOf(" ");
+      return [line.slice(0, space), Number(line.slice(space + 1))];
+    }));
+  }
+
+  /** One metric; 0 when it is not there. */
+  async metric(name) {
+    return (await this.metrics()).get(name) ?? 0;
+  }
+
+  /** Waits until a metric is what it should be. @returns {Promise<number>} how long it took */
+  async metricBecomes(name, wanted, withinMs) {
+    const began = performance.now();
+    for (;;) {
+      const value = await this.metric(name);
+      const tookMs = performance.now() - began;
+      if (value === wanted) return tookMs;
+      if (tookMs > withinMs) {
+        throw new Error(`${name} is ${value} after ${Math.round(tookMs)} ms, not ${wanted}`);
+      }
+      // A counter has no event to wait for; it is asked again.
+      await after(50);
+    }
+  }
+
+  async #fetch(url) {
+    if (!this.#namespace) {
+      const answer = await fetch(url);
+      return answer.text();
+    }
+    const script = "fetch(process.argv[1]).then(a=>a.text()).then(t=>process.stdout.write(t))";
+    const [program, ...args] = execIn(this.#namespace, [process.execPath, "-e", script, url]);
+    const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
+    let text = "";
+    for await (const chunk of child.stdout) text += chunk;
+    return text;
+  }
+
+  /** Asks it to stop, and sees that it does so in good order. */
+  async stop() {
+    if (this.#child.exitCode === null) this.#child.kill("SIGTERM");
+    const code = await Promise.race([
+      this.#stopped.then(([exit, signal]) => exit ?? signal),
+      after(STOP_MS, "late", { ref: false }),
+    ]);
+    if (code === "late") this.#child.kill("SIGKILL");
+    await rm(this.#folder, { recursive: true, force: true });
+    const panics = this.log.filter(({ message }) => /panicked/.test(message ?? ""));
+    if (code !== 0 || panics.length) {
+      throw new Error(`the daemon ended with ${code}\n${this.text()}`);
+    }
+  }
+}
+
+/** Only what the test sets: an inherited `TURNCAST__...` would override the file. */
+function cleanEnvironment() {
+  const entries = Object.entries(process.env);
+  return Object.fromEntries(entries.filter(([name]) => !name.startsWith("TURNCAST")));
+}
+
+function configuration(folder, tables) {
+  const defaults = {
+    "": `state_dir = ${JSON.stringify(path.join(folder, "state"))}`,
+    web: 'listen = ["127.0.0.1:0"]',
+    turn: 'listen = ["127.0.0.1:0"]',
+    admin: 'listen = ["127.0.0.1:0"]',
+    log: 'format = "json"',
+  };
+  const names = new Set([...Object.keys(defaults), ...Object.keys(tables)]);
+  return [...names].map((name) => {
+    const given = tables[name] ?? "";
+    const wanted = (defaults[name] ?? "").split("\n")
+      .filter((line) => !given.includes(`${line.split(" = ")[0]} = `));
+    return [...(name ? [`[${name}]`] : []), ...wanted, given, ""].join("\n");
+  }).join("\n");
+}
