@@ -96,7 +96,7 @@ fn sigterm_says_bye_to_clients_and_ends_within_the_deadline() {
     assert!(bye["retry_after_ms"].is_u64(), "{bye}");
     assert!(watcher.hear().is_none(), "the server closes");
     daemon.wait_for_end_in_order();
-    assert!(start.elapsed().as_secs_f32() < 5.5, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs_f32() < 3.5, "{:?}", start.elapsed());
 }
 
 #[test]
