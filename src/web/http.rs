@@ -22,29 +22,23 @@ use crate::telemetry::Addr;
 
 /// Answers requests until the stream ends, takes too long, becomes a WebSocket, or `stop` says
 /// that the request at hand is the last one.
-pub(super) async fn serve<F, Fut>(
+pub(super) async fn serve(
     stream: edge::Stream,
     peer: edge::Peer,
     limits: &Limits,
     metrics: &Metrics,
     mut stop: watch::Receiver<bool>,
-    answer: F,
-) where
-    F: Fn(Request<Incoming>) -> Fut,
-    Fut: Future<Output = Answer>,
-{
+    answer: impl Fn(Request<Incoming>) -> Answer,
+) {
     let answered = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         answered.store(true, Ordering::Relaxed);
         let method = request.method().clone();
         let answer = answer(request);
-        async move {
-            let answer = answer.await;
-            metrics.response(class(answer.status()));
-            let code = answer.status().as_u16();
-            debug!(client = %Addr::from(peer.remote), %method, code, "request answered");
-            Ok::<_, Infallible>(answer)
-        }
+        metrics.response(class(answer.status()));
+        let code = answer.status().as_u16();
+        debug!(client = %Addr::from(peer.remote), %method, code, "request answered");
+        async { Ok::<_, Infallible>(answer) }
     });
     let mut conn = pin!(
         http1::Builder::new()
@@ -56,10 +50,12 @@ pub(super) async fn serve<F, Fut>(
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
+    let stopped = async {
+        let _ = stop.wait_for(|&stop| stop).await;
+    };
     let ended = tokio::select! {
         ended = conn.as_mut() => ended,
-        // The guard that this gives is dropped at once: it may not be held over an await.
-        () = async { drop(stop.wait_for(|&stop| stop).await) } => {
+        () = stopped => {
             conn.as_mut().graceful_shutdown();
             // Browsers open connections ahead of need, and those never get a request.
             match timeout(STOP_GRACE, conn).await {
