@@ -46,7 +46,7 @@ impl Admin {
 
     /// Serves one stream until it ends.
     pub async fn serve_stream(self: Arc<Self>, stream: edge::Stream, peer: edge::Peer) {
-        let answer = async |request| self.route(&request, peer);
+        let answer = |request: Request<Incoming>| self.route(&request, peer);
         let stop = self.stop.subscribe();
         http::serve(stream, peer, &self.options.limits, &self.metrics, stop, answer).await;
     }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -10,6 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::Limits;
@@ -20,29 +22,23 @@ use crate::telemetry::Addr;
 
 /// Answers requests until the stream ends, takes too long, becomes a WebSocket, or `stop` says
 /// that the request at hand is the last one.
-pub(super) async fn serve<F, Fut>(
+pub(super) async fn serve(
     stream: edge::Stream,
     peer: edge::Peer,
     limits: &Limits,
     metrics: &Metrics,
     mut stop: watch::Receiver<bool>,
-    answer: F,
-) where
-    F: Fn(Request<Incoming>) -> Fut,
-    Fut: Future<Output = Answer>,
-{
+    answer: impl Fn(Request<Incoming>) -> Answer,
+) {
     let answered = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         answered.store(true, Ordering::Relaxed);
         let method = request.method().clone();
         let answer = answer(request);
-        async move {
-            let answer = answer.await;
-            metrics.response(class(answer.status()));
-            let code = answer.status().as_u16();
-            debug!(client = %Addr::from(peer.remote), %method, code, "request answered");
-            Ok::<_, Infallible>(answer)
-        }
+        metrics.response(class(answer.status()));
+        let code = answer.status().as_u16();
+        debug!(client = %Addr::from(peer.remote), %method, code, "request answered");
+        async { Ok::<_, Infallible>(answer) }
     });
     let mut conn = pin!(
         http1::Builder::new()
@@ -54,12 +50,18 @@ pub(super) async fn serve<F, Fut>(
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
+    let stopped = async {
+        let _ = stop.wait_for(|&stop| stop).await;
+    };
     let ended = tokio::select! {
         ended = conn.as_mut() => ended,
-        // The guard that this gives is dropped at once: it may not be held over an await.
-        () = async { drop(stop.wait_for(|&stop| stop).await) } => {
+        () = stopped => {
             conn.as_mut().graceful_shutdown();
-            conn.await
+            // Browsers open connections ahead of need, and those never get a request.
+            match timeout(STOP_GRACE, conn).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     let Err(err) = ended else { return };
@@ -82,6 +84,8 @@ const fn class(status: StatusCode) -> Status {
     }
 }
 
+/// What a connection gets to end the request it is at, when the daemon stops.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 /// The HTTP library needs at least this much.
 const BUFFER_BYTES_MIN: usize = 8192;
 /// Lines of headers; browsers send about 20.

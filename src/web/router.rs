@@ -29,7 +29,7 @@ use crate::signal::Opened;
 pub(super) async fn serve(web: &Arc<Web>, stream: edge::Stream, peer: edge::Peer) {
     // A WebSocket is served by the task of its connection, once HTTP has let go of the stream.
     let admitted = Mutex::new(None);
-    let answer = async |request| route(web, request, peer, &admitted);
+    let answer = |request: Request<Incoming>| route(web, request, peer, &admitted);
     let limits = &web.options.limits;
     http::serve(stream, peer, limits, &web.metrics, web.stop.subscribe(), answer).await;
     let admitted = admitted.into_inner().unwrap_or_else(PoisonError::into_inner);
