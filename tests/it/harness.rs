@@ -81,7 +81,20 @@ impl Setup {
     /// Starts the daemon and waits until it says that it is ready.
     #[track_caller]
     pub(crate) fn start(&self) -> Daemon {
-        Daemon::start(self)
+        Daemon::start(self.command(&[]))
+    }
+
+    /// As [`Setup::start`], with a terminal for the standard output: `script` makes one.
+    #[track_caller]
+    pub(crate) fn start_on_terminal(&self) -> Daemon {
+        let file = self.directory.path().join("turncast.toml");
+        let daemon = format!("{} --config {}", env!("CARGO_BIN_EXE_turncast"), file.display());
+        // The log keeps its pipe.
+        let script = format!("exec 3>&2; exec script -q -e -f -c 'exec {daemon} 2>&3' /dev/null");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env_clear().stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Daemon::start(command)
     }
 }
 
@@ -97,13 +110,9 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     #[track_caller]
-    fn start(setup: &Setup) -> Self {
-        let mut child = setup
-            .command(&[])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("turncast starts");
+    fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("turncast starts");
         let (log, stdout) = (Arc::<Mutex<String>>::default(), Arc::<Mutex<String>>::default());
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
@@ -229,9 +238,7 @@ impl Daemon {
 
     /// Sends a signal, by its name without SIG.
     pub(crate) fn signal(&self, name: &str) {
-        let line = format!("kill -{name} {}", self.child.id());
-        let status = Command::new("sh").args(["-c", &line]).status().expect("sh runs");
-        assert!(status.success(), "{line}");
+        signal(&self.child.id().to_string(), name);
     }
 
     /// Waits for the end.
@@ -277,6 +284,13 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal to a process of the test.
+pub(crate) fn signal(process: &str, name: &str) {
+    let line = format!("kill -{name} {process}");
+    let status = Command::new("sh").args(["-c", &line]).status().expect("sh runs");
+    assert!(status.success(), "{line}");
 }
 
 /// The status and body of `GET path`.

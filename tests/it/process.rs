@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
-use crate::harness::{DEADLINE, Setup, text};
+use crate::harness::{DEADLINE, Setup, signal, text};
 
 #[test]
 fn it_starts_without_a_configuration_and_says_where_the_pages_are() {
@@ -84,6 +84,32 @@ fn sighup_ends_nothing_and_says_what_it_cannot_do() {
     daemon.wait_for("SIGHUP: the configuration cannot be reloaded yet; restart to apply it");
     daemon.signal("INT");
     assert!(daemon.wait().success(), "SIGINT ends in order too");
+}
+
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let mut daemon = Setup::new("shutdown_secs = 600\n").start();
+    // It is told to go, does not hear it, and keeps the daemon waiting.
+    let mut deaf = crate::ws::Ws::open(daemon.web());
+    assert_eq!(deaf.hello("watcher", "room", None)["t"], "welcome");
+    daemon.signal("INT");
+    daemon.wait_for("stopping");
+    daemon.signal("INT");
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert!(daemon.log().ends_with("ended at once, without waiting for clients\n"));
+}
+
+/// `script` (Debian's bsdutils) gives the daemon a terminal.
+#[test]
+fn a_terminal_is_shown_the_link_with_the_key() {
+    let setup = Setup::new("[broadcast]\npublish = \"key\"\n");
+    let daemon = setup.start_on_terminal();
+    let link = setup.printed(&["invite"]);
+    assert!(daemon.stdout().contains(link.trim()), "{link} is not in\n{}", daemon.stdout());
+    let lock = std::fs::read_to_string(setup.state().join("lock")).expect("a lock");
+    let process = lock.lines().next().expect("a process").to_owned();
+    signal(&process, "TERM");
+    daemon.wait_for_end_in_order();
 }
 
 #[test]
