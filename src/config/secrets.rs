@@ -185,8 +185,8 @@ fn warn_of_inline(config: &Config, files: &Files, findings: &mut Findings) {
     let Some(file) = &files.file else { return };
     let inline = [
         ("turn.shared_secret", !config.turn.shared_secret.is_empty()),
-        ("turn.users", config.turn.users.iter().any(|user| user.password.is_some())),
-        ("broadcast.keys", config.broadcast.keys.iter().any(|key| key.key.is_some())),
+        ("turn.users", config.turn.users.iter().any(|entry| entry.password.is_some())),
+        ("broadcast.keys", config.broadcast.keys.iter().any(|entry| entry.key.is_some())),
     ];
     if let Some((key, _)) = inline.iter().find(|(_, is_inline)| *is_inline) {
         warn_of_readers(file, key, findings);

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -104,7 +104,7 @@ pub(crate) struct Daemon {
     lines: Receiver<Value>,
     log: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
-    stdout: Arc<Mutex<String>>,
+    stdout: Arc<(Mutex<String>, Condvar)>,
     listeners: Vec<String>,
 }
 
@@ -113,11 +113,11 @@ impl Daemon {
     fn start(mut command: Command) -> Self {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("turncast starts");
-        let (log, stdout) = (Arc::<Mutex<String>>::default(), Arc::<Mutex<String>>::default());
+        let (log, stdout) = (Arc::<Mutex<String>>::default(), Arc::default());
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let mut out = child.stdout.take().expect("stdout is piped");
-        let (log_copy, stdout_copy) = (Arc::clone(&log), Arc::clone(&stdout));
+        let (log_copy, printed) = (Arc::clone(&log), Arc::clone(&stdout));
         let readers = vec![
             std::thread::spawn(move || {
                 for line in stderr.lines() {
@@ -133,7 +133,9 @@ impl Daemon {
                 let mut buffer = [0; 4096];
                 while let Ok(read @ 1..) = out.read(&mut buffer) {
                     let text = String::from_utf8_lossy(&buffer[..read]);
-                    stdout_copy.lock().expect("no reader panicked").push_str(&text);
+                    let (whole, more): &(Mutex<String>, Condvar) = &printed;
+                    whole.lock().expect("no reader panicked").push_str(&text);
+                    more.notify_all();
                 }
             }),
         ];
@@ -174,9 +176,16 @@ impl Daemon {
         self.log.lock().expect("no reader panicked").clone()
     }
 
-    /// Everything that was printed so far.
-    pub(crate) fn stdout(&self) -> String {
-        self.stdout.lock().expect("no reader panicked").clone()
+    /// Everything that was printed, once `part` was.
+    #[track_caller]
+    pub(crate) fn stdout_with(&self, part: &str) -> String {
+        let (whole, more) = &*self.stdout;
+        let text = whole.lock().expect("no reader panicked");
+        let lacks = |text: &mut String| !text.contains(part);
+        let (text, waited) =
+            more.wait_timeout_while(text, DEADLINE, lacks).expect("no reader panicked");
+        assert!(!waited.timed_out(), "{part:?} is not in:\n{text}");
+        text.clone()
     }
 
     fn address(&self, scheme: &str) -> SocketAddr {

@@ -11,8 +11,8 @@ use crate::harness::{DEADLINE, Setup, signal, text};
 fn it_starts_without_a_configuration_and_says_where_the_pages_are() {
     let daemon = Setup::new("").start();
     let pages = format!("http://localhost:{}/", daemon.web().port());
-    assert!(daemon.stdout().contains(&pages), "{}", daemon.stdout());
-    assert!(daemon.stdout().contains(&format!("udp://{}", daemon.turn())));
+    daemon.stdout_with(&pages);
+    daemon.stdout_with(&format!("udp://{}", daemon.turn()));
     let log = daemon.stop();
     assert!(log.ends_with("\n") && log.contains("stopped"), "{log}");
 }
@@ -105,7 +105,7 @@ fn a_terminal_is_shown_the_link_with_the_key() {
     let setup = Setup::new("[broadcast]\npublish = \"key\"\n");
     let daemon = setup.start_on_terminal();
     let link = setup.printed(&["invite"]);
-    assert!(daemon.stdout().contains(link.trim()), "{link} is not in\n{}", daemon.stdout());
+    daemon.stdout_with(link.trim());
     let lock = std::fs::read_to_string(setup.state().join("lock")).expect("a lock");
     let process = lock.lines().next().expect("a process").to_owned();
     signal(&process, "TERM");
