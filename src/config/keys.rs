@@ -233,6 +233,9 @@ section! {
     Admin {
         /// Where /metrics and /healthz are served; an empty list turns them off.
         listen: List<SocketAddr> = Is(r#"["127.0.0.1:9478"]"#), LISTEN;
+        /// Names by which this listener may be asked, besides its own address and localhost.
+        allowed_hosts: List<HostName> = Empty(r#"["turncast.internal"]"#),
+            Text("host names or IP addresses; without scheme and port");
     }
 }
 

@@ -138,8 +138,8 @@ impl Loaded {
 pub(super) struct Files {
     /// systemd's credentials directory.
     pub(super) credentials: Option<PathBuf>,
-    /// The directory of the configuration file.
-    beside: Option<PathBuf>,
+    /// The configuration file.
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Files {
@@ -150,8 +150,13 @@ impl Files {
             system.then(|| PathBuf::from(SERVICE_CREDENTIALS))
         };
         Self {
+<<<<<<< HEAD
             credentials: environment.path("CREDENTIALS_DIRECTORY").or_else(of_service),
             beside: file.and_then(Path::parent).map(Path::to_path_buf),
+=======
+            credentials: environment.path("CREDENTIALS_DIRECTORY"),
+            file: file.map(Path::to_path_buf),
+>>>>>>> daemon
         }
     }
 
@@ -161,7 +166,10 @@ impl Files {
         let credential = self.credentials.as_ref().map(|directory| directory.join(path));
         match credential.filter(|found| path.is_relative() && found.exists()) {
             Some(found) => found,
-            None => self.beside.as_ref().map_or_else(|| path.to_owned(), |dir| dir.join(path)),
+            None => match self.file.as_deref().and_then(Path::parent) {
+                Some(beside) => beside.join(path),
+                None => path.to_owned(),
+            },
         }
     }
 }
