@@ -150,13 +150,8 @@ impl Files {
             system.then(|| PathBuf::from(SERVICE_CREDENTIALS))
         };
         Self {
-<<<<<<< HEAD
             credentials: environment.path("CREDENTIALS_DIRECTORY").or_else(of_service),
-            beside: file.and_then(Path::parent).map(Path::to_path_buf),
-=======
-            credentials: environment.path("CREDENTIALS_DIRECTORY"),
             file: file.map(Path::to_path_buf),
->>>>>>> daemon
         }
     }
 
