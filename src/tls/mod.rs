@@ -3,6 +3,8 @@
 //! What is wrong with the files is said here, at start, in a sentence that names the file; not
 //! later by a browser. Certificates from a certificate authority and their renewal come later.
 
+#[cfg(test)]
+mod tests;
 mod validity;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +21,10 @@ use validity::Validity;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system does not let us read the file.
-    #[error("cannot read {}: {source}; check the path and that the daemon's user may read it", path.display())]
+    #[error(
+        "cannot read {}: {source}; check the path and that the daemon's user may read it",
+        path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -27,7 +32,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file is no PEM file.
-    #[error("{} is not a PEM file ({reason}); it must hold lines from -----BEGIN to -----END", path.display())]
+    #[error(
+        "{} is not a PEM file ({reason}); it must hold lines from -----BEGIN to -----END",
+        path.display()
+    )]
     NotPem {
         /// The file.
         path: PathBuf,
@@ -51,7 +59,12 @@ pub enum Error {
         hint: &'static str,
     },
     /// The private key belongs to another certificate.
-    #[error("the private key in {} does not belong to the certificate in {}; both must come from the same issue", key.display(), certificate.display())]
+    #[error(
+        "the private key in {} does not belong to the certificate in {}; both must come from the \
+         same issue",
+        key.display(),
+        certificate.display()
+    )]
     Mismatch {
         /// The certificate file.
         certificate: PathBuf,
@@ -67,7 +80,10 @@ pub enum Error {
         ago: String,
     },
     /// The certificate's time has not come.
-    #[error("the certificate in {} is valid only in {ahead}; is this machine's clock right?", path.display())]
+    #[error(
+        "the certificate in {} is valid only in {ahead}; is this machine's clock right?",
+        path.display()
+    )]
     NotYetValid {
         /// The file.
         path: PathBuf,
@@ -75,7 +91,11 @@ pub enum Error {
         ahead: String,
     },
     /// The TLS library refuses the pair for another reason.
-    #[error("the certificate in {} cannot be used with the key in {}: {source}", certificate.display(), key.display())]
+    #[error(
+        "the certificate in {} cannot be used with the key in {}: {source}",
+        certificate.display(),
+        key.display()
+    )]
     Refused {
         /// The certificate file.
         certificate: PathBuf,

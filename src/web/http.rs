@@ -44,7 +44,6 @@ pub(super) async fn serve(
             .header_read_timeout(limits.header)
             .max_header_size(limits.header_bytes)
             .max_buf_size(limits.header_bytes.max(BUFFER_BYTES_MIN))
-            .max_headers(HEADERS_MAX)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
@@ -80,5 +79,3 @@ const fn class(status: StatusCode) -> Status {
 
 /// The HTTP library needs at least this much.
 const BUFFER_BYTES_MIN: usize = 8192;
-/// Lines of headers; browsers send about 20.
-const HEADERS_MAX: usize = 64;
