@@ -64,7 +64,7 @@ pub struct Server {
     table: Table,
     /// The reasons of all refusals so far, for the tests that look for each.
     #[cfg(test)]
-    pub(super) marks: Vec<Why>,
+    pub(super) marks: std::collections::BTreeSet<Why>,
 }
 
 impl Server {
@@ -77,7 +77,7 @@ impl Server {
             entropy,
             table,
             #[cfg(test)]
-            marks: Vec::new(),
+            marks: Default::default(),
         }
     }
 
@@ -466,7 +466,7 @@ impl Server {
             debug!(%client, ?method, code = why.number(), why = why.text(), "request refused");
         }
         #[cfg(test)]
-        self.marks.push(why);
+        self.marks.insert(why);
     }
 
     fn end_if_expired(&mut self, five_tuple: &FiveTuple, now: Now, actions: &mut Actions) {

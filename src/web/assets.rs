@@ -12,7 +12,7 @@ use ring::digest;
 use rust_embed::RustEmbed;
 use tracing::warn;
 
-/// The files of `static/`; a debug build reads them from the source tree at each request.
+/// The files of `static/`, in debug builds too: the binary works wherever it is put.
 #[derive(RustEmbed)]
 #[folder = "static/"]
 #[allow_missing = true]

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -10,6 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::Limits;
@@ -54,7 +56,11 @@ pub(super) async fn serve(
         ended = conn.as_mut() => ended,
         () = stopped => {
             conn.as_mut().graceful_shutdown();
-            conn.await
+            // Browsers open connections ahead of need, and those never get a request.
+            match timeout(STOP_GRACE, conn).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     let Err(err) = ended else { return };
@@ -77,5 +83,7 @@ const fn class(status: StatusCode) -> Status {
     }
 }
 
+/// What a connection gets to end the request it is at, when the daemon stops.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 /// The HTTP library needs at least this much.
 const BUFFER_BYTES_MIN: usize = 8192;

@@ -42,12 +42,6 @@ impl Setup {
         self
     }
 
-    /// Takes a variable of the environment away.
-    pub(crate) fn without(mut self, name: &str) -> Self {
-        self.variables.retain(|(known, _)| known != name);
-        self
-    }
-
     /// The directory of the test.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
@@ -187,6 +181,11 @@ impl Daemon {
         self.address("http://")
     }
 
+    /// Where pages are served with TLS.
+    pub(crate) fn https(&self) -> SocketAddr {
+        self.address("https://")
+    }
+
     /// Where the relay listens.
     pub(crate) fn turn(&self) -> SocketAddr {
         self.address("udp://")
@@ -256,8 +255,14 @@ impl Daemon {
 
     /// Stops with SIGTERM, which must end it in order, and gives the whole log.
     #[track_caller]
-    pub(crate) fn stop(mut self) -> String {
+    pub(crate) fn stop(self) -> String {
         self.signal("TERM");
+        self.wait_for_end_in_order()
+    }
+
+    /// Waits for the end that somebody asked for, and gives the whole log.
+    #[track_caller]
+    pub(crate) fn wait_for_end_in_order(mut self) -> String {
         let status = self.wait();
         assert!(status.success(), "{status}; the log:\n{}", self.log());
         let log = self.log();

@@ -1,6 +1,6 @@
 //! The life of the daemon as a process: start, state, signals, the service manager, the end.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
@@ -38,13 +38,11 @@ fn the_state_is_private_and_outlives_the_process() {
 
 #[test]
 fn a_second_daemon_with_the_same_state_is_refused_in_one_sentence() {
-    let setup = Setup::new("").variable("TURNCAST__LOG__FORMAT", "text");
-    let second = setup.output(&["check"]);
-    assert!(second.status.success(), "check needs no lock");
-    let first = Setup::new("");
-    let running = first.start();
-    let second = first.output(&["run"]);
+    let setup = Setup::new("");
+    let running = setup.start();
+    let second = setup.output(&["run"]);
     assert_one_sentence(&second, &["another turncast runs with the state directory", "(process"]);
+    assert!(setup.output(&["check"]).status.success(), "check needs no lock");
     running.stop();
 }
 
@@ -61,11 +59,11 @@ fn a_taken_port_is_refused_in_one_sentence_whoever_has_it() {
         assert_one_sentence(&second, &[parts[0], parts[1], &address.to_string()]);
     }
     running.stop();
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let (udp, tcp) = (udp.local_addr().expect("bound"), tcp.local_addr().expect("bound"));
-    drop(udp);
-    drop(tcp);
+    // Another program's port is refused as well.
+    let other = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("bound").to_string();
+    let second = Setup::new("").variable("TURNCAST__TURN__LISTEN", &address).output(&["run"]);
+    assert_one_sentence(&second, &["bind udp://", &address]);
 }
 
 #[track_caller]

@@ -152,7 +152,7 @@ class Machine:
 
     def follow(self, unit):
         """The journal of a unit from now on, line by line as it is written."""
-        last = self.run("journalctl", "-n", "0", "--show-cursor").strip()
+        last = self.run("journalctl", "-n", "1", "-o", "cat", "--show-cursor").splitlines()[-1]
         cursor = "--after-cursor=" + last.removeprefix("-- cursor: ")
         return Journal(self._inside("journalctl", "-f", cursor, "-o", "cat", "-u", unit))
 

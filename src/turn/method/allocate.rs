@@ -95,14 +95,30 @@ pub(in crate::turn) fn begin(
     Ok(Success::Pending)
 }
 
+/// Whether EVEN-PORT of this request is understood: without a reservation it asks for an even
+/// port only. The next higher port cannot be reserved yet (RFC 8656, section 18.7).
+pub(in crate::turn) fn is_even_port_known(message: &Message<'_>) -> bool {
+    matches!(message.first(attr::EVEN_PORT), Some([flags]) if flags & 0x80 == 0)
+}
+
+fn draw(
+    shared: &Shared,
+    entropy: &mut Entropy,
+    relay_address: usize,
+    even: bool,
+) -> Option<PortLease> {
+    let ports = shared.ports(relay_address);
+    if even { ports.draw_even(entropy) } else { ports.draw(entropy) }
+}
+
 /// What the attributes of an Allocate request ask for.
 struct Wish {
     /// The place of `address` among the relay addresses.
     relay_address: usize,
     address: RelayAddress,
-    /// EVEN-PORT without a reservation.
-    even: bool,
     lifetime_secs: Option<u32>,
+    /// Whether the port must be even.
+    even: bool,
 }
 
 impl Wish {
@@ -124,24 +140,9 @@ impl Wish {
         };
         let found = shared.relay_address(ipv6);
         let (relay_address, address) = found.ok_or(Reject::from(Why::FamilyUnsupported))?;
-        Ok(Self { relay_address, address, even, lifetime_secs: requested_secs(control)? })
+        let lifetime_secs = requested_secs(control)?;
+        Ok(Self { relay_address, address, lifetime_secs, even })
     }
-}
-
-/// Whether EVEN-PORT of this request is understood: without a reservation it asks for an even
-/// port only. The next higher port cannot be reserved yet (RFC 8656, section 18.7).
-pub(in crate::turn) fn is_even_port_known(message: &Message<'_>) -> bool {
-    matches!(message.first(attr::EVEN_PORT), Some([flags]) if flags & 0x80 == 0)
-}
-
-fn draw(
-    shared: &Shared,
-    entropy: &mut Entropy,
-    relay_address: usize,
-    even: bool,
-) -> Option<PortLease> {
-    let ports = shared.ports(relay_address);
-    if even { ports.draw_even(entropy) } else { ports.draw(entropy) }
 }
 
 fn own_bucket(shared: &Shared, now: Now) -> Option<TokenBucket> {

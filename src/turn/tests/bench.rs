@@ -283,7 +283,7 @@ impl Bench {
         let datagram = self.request(client, holds, ask);
         let (_, answers) = self.client(client, &datagram);
         let class = Message::parse(&answers[0]).expect("an answer").class();
-        assert_eq!(class, Class::Success, "{:?}", self.server.marks.last());
+        assert_eq!(class, Class::Success, "{:?}", self.server.marks);
     }
 }
 

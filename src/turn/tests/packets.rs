@@ -277,3 +277,30 @@ fn a_relayed_packet_takes_no_memory() {
     });
     assert_eq!((relayed, counted.count_total, actions.len()), (400, 0, 0));
 }
+
+#[test]
+fn a_flood_of_strangers_leaves_no_memory_behind() {
+    let mut options = options();
+    options.limits.unauthenticated_per_prefix_per_sec = 0;
+    let mut bench = Bench::new(options, 19);
+    let allocate = bench.ask(Method::ALLOCATE).writer(Class::Request).finish(None, true);
+    let mallory = Holds { username: "mallory".to_owned(), password: "guess".to_owned() };
+    let ask = bench.ask(Method::REFRESH);
+    let mut actions = Actions::new();
+    let mut answered = 0;
+    let mut flood = |sources: std::ops::Range<u32>| {
+        for source in sources {
+            let [a, b, c, d] = source.to_be_bytes();
+            let client = SocketAddr::from(([20 + a, b, c, d], 1024 + (source % 60_000) as u16));
+            let forged = (source % 10 == 0).then(|| bench.request(client, &mallory, &ask));
+            let datagram = forged.as_deref().unwrap_or(&allocate);
+            bench.server.handle_client(bench.now, five_tuple(client), datagram, &mut actions);
+            answered += actions.len();
+            actions.clear();
+        }
+    };
+    // What is made once, such as a table of checksums, is made before the count.
+    flood(0..10);
+    let counted = allocation_counter::measure(|| flood(0..100_000));
+    assert_eq!((counted.bytes_current, answered), (0, 100_010));
+}
