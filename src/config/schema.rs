@@ -171,7 +171,10 @@ macro_rules! section {
         #[derive(Debug, Clone)]
         pub struct $name {
             $( $(#[doc = $doc])* pub $key: $ty, )*
-            $( #[doc = concat!("`[", stringify!($sub), "]` and what is below.")] pub $sub: $inner, )*
+            $(
+                #[doc = concat!("`[", stringify!($sub), "]` and what is below.")]
+                pub $sub: $inner,
+            )*
         }
 
         impl $name {

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod options;
+mod pages;
 mod report;
 mod running;
 mod state;
@@ -14,6 +15,7 @@ mod supervise;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tracing::warn;
@@ -22,7 +24,7 @@ use crate::config::{Environment, Loaded};
 use crate::credentials::Entropy;
 use crate::net::{Now, interface_addresses};
 use crate::turn::RelayAddress;
-use crate::{relay, telemetry};
+use crate::{relay, telemetry, tls};
 use state::State;
 
 /// Why the daemon, or one of the commands that look at its state, failed.
@@ -37,12 +39,15 @@ pub enum Error {
     /// The relay.
     #[error("start the relay")]
     Relay(#[from] relay::Error),
+    /// The certificate.
+    #[error("[tls]")]
+    Tls(#[from] tls::Error),
     /// A listener of pages or metrics.
-    #[error("bind {listener}{hint}")]
+    #[error("bind {listener}: {source}{hint}")]
     Bind {
         /// As a URL.
         listener: String,
-        /// What is likely the matter, after a colon; empty when nothing is.
+        /// What is likely the matter; empty when nobody knows.
         hint: &'static str,
         /// What the operating system says.
         #[source]
@@ -86,7 +91,7 @@ pub enum Error {
 impl Error {
     /// Whether the configuration is to be blamed, and trying again does not help.
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::RelayAddress { .. } | Self::NoSharedSecret)
+        matches!(self, Self::Tls(_) | Self::RelayAddress { .. } | Self::NoSharedSecret)
     }
 }
 
@@ -130,6 +135,7 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] when the daemon could not start for a reason that is known without trying.
 pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error> {
+    certificate(loaded)?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let relay = addresses::relay_addresses(&loaded.config, &host);
     let directory = state::directory(loaded, environment).ok();
@@ -189,6 +195,16 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
         "credential": credential.password.expose(),
     });
     Ok(answer.to_string())
+}
+
+/// The files of `[tls]`, read and checked.
+fn certificate(loaded: &Loaded) -> Result<Option<Arc<rustls::ServerConfig>>, Error> {
+    let tls = &loaded.config.tls;
+    let file = |path: &Path| loaded.locate(path);
+    match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => Ok(Some(tls::load(&file(certificate), &file(key))?)),
+        _ => Ok(None),
+    }
 }
 
 /// The local address among `relay` that is no address of this host. On loopback the whole

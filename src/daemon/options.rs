@@ -67,11 +67,11 @@ pub(super) fn shared_secrets(secrets: &Secrets) -> SharedSecrets {
 }
 
 fn fixed_users(secrets: &Secrets) -> Vec<FixedUser> {
-    let user = |(name, password): &(String, _)| FixedUser {
+    let fixed = |(name, password): &(String, _)| FixedUser {
         name: name.clone(),
         password: Clone::clone(password),
     };
-    secrets.users.iter().map(user).collect()
+    secrets.users.iter().map(fixed).collect()
 }
 
 /// The relay's threads.

@@ -10,6 +10,7 @@ use super::options;
 use crate::config::{Config, Host, Loaded, Publish};
 use crate::telemetry::Secret;
 use crate::turn::RelayAddress;
+use crate::web;
 
 /// What is bound, or would be.
 #[derive(Debug)]
@@ -96,8 +97,7 @@ pub(super) fn ice_urls(config: &Config, pages: Option<&str>, turn: &[SocketAddr]
         let end = host.rfind(']').map_or(0, |bracket| bracket + 1);
         host[end..].find(':').map_or(host, |colon| &host[..end + colon])
     });
-    let _ = options::public_host(config);
-    turn.iter().map(|a| format!("turn:{asked}:{}?transport=udp", a.port())).collect()
+    web::ice_urls(options::public_host(config).as_deref(), asked, turn)
 }
 
 /// Whether a stranger on this computer may broadcast without a key.
@@ -168,7 +168,10 @@ pub(super) fn check(
     let ports = config.turn.relay_ports;
     for address in relay {
         let ports = format!("ports {}-{}", ports.first, ports.last);
-        text += &format!("  {:<32} relayed streams, {ports}\n", format!("udp://{}", address.local));
+        text += &format!(
+            "  {:<32} relayed streams, {ports}\n",
+            format!("udp://{}", bracketed(address.local))
+        );
     }
     text += &format!(
         "  {} relay threads, at most {allocations} allocations\n\nA browser would be told:\n",

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::pages::{Bound, Pages, Surroundings};
 use super::report::{self, Listeners};
 use super::state::State;
 use super::supervise::{self, Signals};
@@ -39,27 +41,58 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let heartbeats = Arc::new(Heartbeats::default());
     let grants = Arc::new(Grants::new(state.hub_key()?));
     let shared = Arc::new(turn::Shared::new(Arc::new(turn), Arc::clone(&grants), &mut entropy));
+    // Whatever can fail comes before the first packet is taken.
+    let tls = super::certificate(loaded)?;
+    let bound = Bound::bind(config)?;
     let relay = Relay::start(options::relay(config), shared, &metrics, &heartbeats, &mut entropy)?;
-    let listeners =
-        Listeners { web: Vec::new(), turn: relay.local_addresses().to_vec(), admin: Vec::new() };
+    let listeners = Listeners {
+        web: bound.web(),
+        turn: relay.local_addresses().to_vec(),
+        admin: bound.admin(),
+    };
+    let around = Surroundings {
+        loaded,
+        state: state.directory().to_owned(),
+        tls,
+        turn: listeners.turn.clone(),
+        relay: relay.handle(),
+        grants,
+        metrics,
+        heartbeats: Arc::clone(&heartbeats),
+        entropy,
+    };
+    let mut pages = Pages::serve(bound, around);
     say_ready(loaded, &listeners, &host, state)?;
     supervise::notify(NotifyState::Ready);
-    let watch = tokio::spawn(supervise::watch(Arc::clone(&heartbeats)));
-    signals.stop().await;
+    let watch = tokio::spawn(supervise::watch(heartbeats));
+    let result = tokio::select! {
+        () = signals.stop() => Ok(()),
+        () = pages.ended() => Err(Error::Ended("a listener of the pages")),
+    };
     supervise::notify(NotifyState::Stopping);
     info!("stopping");
-    let deadline = Instant::now() + Duration::from_secs(u64::from(config.shutdown_secs));
-    let left = deadline.saturating_duration_since(Instant::now());
-    let stopped = tokio::task::spawn_blocking(move || relay.stop(left));
+    let deadline = Duration::from_secs(u64::from(config.shutdown_secs));
     tokio::select! {
-        result = stopped => if !result.unwrap_or(false) {
-            warn!("relay threads were left behind at the deadline");
-        },
+        () = stop(pages, relay, deadline) => {}
         () = signals.interrupted_again() => return Err(Error::Interrupted),
     }
     watch.abort();
     info!("stopped");
-    Ok(())
+    result
+}
+
+/// The ordered stop: pages and hub first, so that everybody hears why; the relay last.
+async fn stop(pages: Pages, relay: Relay, deadline: Duration) {
+    let end = Instant::now() + deadline;
+    // The relay keeps a share of the time, whatever the pages take.
+    if timeout(deadline.mul_f32(0.8), pages.stop()).await.is_err() {
+        warn!("connections were cut at the deadline");
+    }
+    let left = end.saturating_duration_since(Instant::now());
+    let ended = tokio::task::spawn_blocking(move || relay.stop(left)).await;
+    if !ended.unwrap_or(false) {
+        warn!("relay threads were left behind at the deadline");
+    }
 }
 
 /// Announces the listeners: to the log, to `turncast invite`, and to whoever started us.

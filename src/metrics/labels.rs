@@ -160,6 +160,10 @@ label! {
         Revocations => "revocations",
         /// `broadcast.limits.rebuilds_per_min`.
         Rebuilds => "rebuilds",
+        /// `web.limits.conns`: WebSockets in all.
+        Conns => "conns",
+        /// `web.limits.conns_per_address`.
+        ConnsPerAddress => "conns_per_address",
     }
 }
 

@@ -184,16 +184,15 @@ impl Rooms {
         }
         let place = Place { room, member };
         let last_seq = resume.last_seq.min(known.seq);
-        let Some(missed) = known.kept.replay(last_seq) else {
-            return Resumed::TooLate(place);
-        };
-        let missed: Vec<_> = missed.cloned().collect();
         if let Some(old) = known.conn.replace(caller.conn) {
             let reason = "resumed-elsewhere";
             let bye = Bye { reason, action: Action::Stop, retry_after_ms: None };
             step.send(old, Body::new(&bye).frame(None, None));
             step.close(old, 1000, reason);
         }
+        let Some(missed) = known.kept.resume(last_seq) else {
+            return Resumed::TooLate(place);
+        };
         known.ice_urls = Arc::clone(&caller.ice_urls);
         step.env.timers.cancel(&Timer::Grace(place.member.clone()));
         debug!(room = %place.room, member = %place.member, client = %caller.client, "resumed");
@@ -201,10 +200,12 @@ impl Rooms {
             conn.place = Some(place);
         }
         found.welcome(step, seat, Some(last_seq), caller.re);
-        for frame in missed {
+        for frame in missed.frames {
             step.send(caller.conn, frame);
         }
-        found.forgive_shares(seat);
+        for link in missed.torn {
+            found.mend(step, &link);
+        }
         if seat == Seat::Broadcaster {
             found.refresh_broadcaster(step, false);
         }
@@ -263,19 +264,6 @@ impl Room {
             _ => member.answer(step, &body, re),
         }
         member.arm_refresh(step);
-    }
-
-    /// A member that is back may miss as much again the next time.
-    fn forgive_shares(&mut self, seat: Seat) {
-        match seat {
-            Seat::Broadcaster => {
-                let links = self.watchers.iter_mut().map(|watcher| &mut watcher.link);
-                for side in links.filter_map(|link| link.broadcaster.as_mut()) {
-                    side.share = Default::default();
-                }
-            }
-            Seat::Watcher(index) => self.watchers[index].link.watcher.share = Default::default(),
-        }
     }
 }
 

@@ -20,8 +20,8 @@ use crate::telemetry::Addr;
 
 /// The hub: every connection, every room.
 pub struct Hub {
-    env: Env,
-    rooms: Rooms,
+    pub(super) env: Env,
+    pub(super) rooms: Rooms,
 }
 
 /// The rooms; apart from [`Env`], so that a room can change while both are at hand.

@@ -7,7 +7,6 @@ use super::hub::Step;
 use super::ice;
 use super::id::LinkId;
 use super::protocol::{Ice, MediaPath};
-use super::resume::Share;
 use super::sdp::Kind;
 use crate::credentials::{Grant, RoomTag, SCOPE_ADDRESSES_MAX};
 use crate::metrics::Limit;
@@ -77,14 +76,12 @@ pub(super) struct Side {
     pub(super) candidates: u32,
     /// Host candidates' addresses in the scope.
     hosts: usize,
-    /// What this side's member was kept of the link while its socket was lost.
-    pub(super) share: Share,
 }
 
 impl Side {
     fn issue(step: &mut Step<'_>, room: RoomTag) -> Self {
         let grant = step.env.grants.issue(room, &mut step.env.entropy);
-        Self { grant, candidates: 0, hosts: 0, share: Share::default() }
+        Self { grant, candidates: 0, hosts: 0 }
     }
 
     /// Fresh credentials for this side.

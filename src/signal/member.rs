@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::ConnId;
 use super::hub::Step;
-use super::id::MemberId;
+use super::id::{LinkId, MemberId};
 use super::protocol::Body;
 use super::resume::{Kept, Token};
 use super::timers::Timer;
@@ -41,9 +41,18 @@ impl Member {
 
     /// Says something that a lost member must hear when it comes back.
     pub(super) fn tell(&mut self, step: &mut Step<'_>, body: &Body) {
+        self.keep(step, None, body);
+    }
+
+    /// Passes on what the other side of `link` said.
+    pub(super) fn pass_on(&mut self, step: &mut Step<'_>, link: &LinkId, body: &Body) {
+        self.keep(step, Some(link), body);
+    }
+
+    fn keep(&mut self, step: &mut Step<'_>, link: Option<&LinkId>, body: &Body) {
         self.seq += 1;
         let frame = body.frame(None, Some(self.seq));
-        self.kept.push(self.seq, frame.clone(), &step.env.options);
+        self.kept.push(self.seq, link, frame.clone(), &step.env.options);
         if let Some(conn) = self.conn {
             step.send(conn, frame);
         }

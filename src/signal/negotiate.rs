@@ -2,40 +2,29 @@
 //! other. The addresses in it widen the scope of the side that receives it, before it is
 //! forwarded; with `ice_policy = "relay"` only relayed candidates pass.
 
-use tracing::debug;
-
 use super::hub::Step;
-use super::id::MemberId;
+use super::id::{LinkId, MemberId};
 use super::link::Side;
 use super::member::Member;
 use super::protocol::{
     Body, CandidateInit, Candidates, CandidatesOut, Code, Description, DescriptionOut,
 };
-use super::room::Room;
+use super::room::{Room, Watcher};
 use super::sdp;
 use crate::metrics::Limit;
 
 /// The two ends of a link, as the one who speaks sees them.
 pub(super) struct Ends<'a> {
-    pub(super) link: &'a str,
-    pub(super) sender: &'a str,
-    pub(super) sender_side: &'a mut Side,
+    link: &'a LinkId,
+    sender_side: &'a mut Side,
     receiver: &'a mut Member,
     receiver_side: &'a mut Side,
-    links: usize,
 }
 
 impl Ends<'_> {
-    /// Forwards `body`. A receiver whose socket is lost is kept only the link's share.
+    /// Forwards `body`.
     pub(super) fn forward(&mut self, step: &mut Step<'_>, body: &Body) {
-        if self.receiver.conn.is_none()
-            && !self.receiver_side.share.try_take(body.bytes(), self.links, &step.env.options)
-        {
-            step.env.metrics.limit(Limit::KeptMessages);
-            debug!(member = %self.receiver.id, "message for a lost member dropped");
-            return;
-        }
-        self.receiver.tell(step, body);
+        self.receiver.pass_on(step, self.link, body);
     }
 }
 
@@ -57,33 +46,21 @@ impl Room {
     }
 
     /// Both ends of `link`, of which `member` must be one.
-    pub(super) fn ends<'a>(
-        &'a mut self,
-        member: &'a MemberId,
-        link: &'a str,
-    ) -> Result<Ends<'a>, Code> {
+    ///
+    /// # Errors
+    /// As [`Room::link_of`].
+    pub(super) fn ends(&mut self, member: &MemberId, link: &str) -> Result<Ends<'_>, Code> {
         let index = self.link_of(member, link)?;
-        let links = self.watchers.len();
         let broadcaster = &mut self.broadcaster.as_mut().ok_or(Code::Forbidden)?.member;
-        let watcher = &mut self.watchers[index];
-        let far_side = watcher.link.broadcaster.as_mut().ok_or(Code::Forbidden)?;
-        let near_side = &mut watcher.link.watcher;
-        let sender = member.as_str();
-        Ok(if broadcaster.id == *member {
-            let receiver = &mut watcher.member;
-            // A watcher has one link only, and it may have all of the room there is.
-            Ends {
-                link,
-                sender,
-                sender_side: far_side,
-                receiver,
-                receiver_side: near_side,
-                links: 1,
-            }
+        let Watcher { member: watcher, link, .. } = &mut self.watchers[index];
+        let upper = link.broadcaster.as_mut().ok_or(Code::Forbidden)?;
+        let lower = &mut link.watcher;
+        let (sender_side, receiver, receiver_side) = if broadcaster.id == *member {
+            (upper, watcher, lower)
         } else {
-            let receiver = broadcaster;
-            Ends { link, sender, sender_side: near_side, receiver, receiver_side: far_side, links }
-        })
+            (lower, broadcaster, upper)
+        };
+        Ok(Ends { link: &link.id, sender_side, receiver, receiver_side })
     }
 
     /// Forwards an `offer` or `answer`.
@@ -105,7 +82,7 @@ impl Room {
             ends.receiver_side.reach(step, address, kind);
         }
         let body =
-            Body::new(&DescriptionOut { t, link: &description.link, from: ends.sender, sdp });
+            Body::new(&DescriptionOut { t, link: &description.link, from: member.as_str(), sdp });
         ends.forward(step, &body);
         Ok(())
     }
@@ -136,8 +113,11 @@ impl Room {
         if passing.is_empty() {
             return Ok(());
         }
-        let body =
-            Body::new(&CandidatesOut { link: ends.link, from: ends.sender, candidates: &passing });
+        let body = Body::new(&CandidatesOut {
+            link: ends.link.as_str(),
+            from: member.as_str(),
+            candidates: &passing,
+        });
         ends.forward(step, &body);
         Ok(())
     }

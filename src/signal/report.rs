@@ -40,20 +40,19 @@ impl Room {
             });
         }
         let state = report.state;
-        debug!(room = %self.name, member = %member, reason = ?state, "link reported");
-        let watcher = &self.watchers[index];
-        if let Some(broadcaster) = &mut self.broadcaster
-            && watcher.member.id == *member
-        {
+        let code = report.code.as_deref();
+        debug!(room = %self.name, member = %member, code, "link reported");
+        // Who broadcasts knows what he has said himself.
+        if self.watchers[index].member.id == *member {
             let changed = Body::new(&MemberEvent {
                 member: Some(member.as_str()),
-                link: Some(watcher.link.id.as_str()),
+                link: Some(&report.link),
                 path: report.path,
                 state: Some(state),
-                code: report.code.as_deref(),
+                code,
                 ..MemberEvent::bare(Event::Changed, watchers)
             });
-            broadcaster.member.mention(step, &changed);
+            self.ends(member, &report.link)?.forward(step, &changed);
         }
         Ok(())
     }

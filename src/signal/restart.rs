@@ -3,7 +3,7 @@
 use tracing::debug;
 
 use super::hub::Step;
-use super::id::MemberId;
+use super::id::{LinkId, MemberId};
 use super::protocol::{Body, Code, Event, MemberEvent, Restart, RestartOut};
 use super::room::Room;
 use crate::metrics::Limit;
@@ -21,7 +21,7 @@ impl Room {
             return self.rebuild(step, index);
         }
         let mut ends = self.ends(member, &message.link)?;
-        let body = Body::new(&RestartOut { link: ends.link, from: ends.sender });
+        let body = Body::new(&RestartOut { link: &message.link, from: member.as_str() });
         ends.forward(step, &body);
         Ok(())
     }
@@ -35,6 +35,22 @@ impl Room {
             step.env.metrics.limit(Limit::Rebuilds);
             return Err(Code::RateLimited);
         }
+        self.renew(step, index);
+        Ok(())
+    }
+
+    /// Makes a link anew of which messages are missing, if it is still there.
+    pub(super) fn mend(&mut self, step: &mut Step<'_>, link: &LinkId) {
+        let index = self.watchers.iter().position(|watcher| watcher.link.id == *link);
+        if let Some(index) = index
+            && self.broadcaster.is_some()
+        {
+            step.env.metrics.limit(Limit::KeptMessages);
+            self.renew(step, index);
+        }
+    }
+
+    fn renew(&mut self, step: &mut Step<'_>, index: usize) {
         let old = self.replace_link(step, index);
         let watchers = self.watchers.len();
         let watcher = &self.watchers[index];
@@ -52,6 +68,5 @@ impl Room {
             broadcaster.member.tell(step, &changed);
         }
         self.tell_live(step, index);
-        Ok(())
     }
 }

@@ -146,15 +146,16 @@ fn prove<'a>(
     let matches = |key: &[u8; 16]| message.integrity_ok(key) == Some(true);
     let mut found = None;
 
-    let (key, user) = shared.fixed_users.key(username);
+    let (key, fixed) = shared.fixed_users.key(username);
     let matched = matches(&key);
-    if let Some(user) = user.filter(|_| matched) {
-        found = Some((key, Holder::User(user)));
+    if let Some(name) = fixed.filter(|_| matched) {
+        found = Some((key, Holder::User(name)));
     }
     let Some(limited) = TimeLimited::parse(username) else {
         return found.map(|(key, holder)| Caller { username, key, holder });
     };
-    // The RFC of no credential: an expired one only stops new allocations (security.md).
+    // An expired credential makes no new allocation; what it has made goes on (RFC 8656 knows no
+    // expiry, and a call must not end in the middle).
     let expired = limited.is_expired(now.unix_secs) && message.method() == Method::ALLOCATE;
 
     let grant = shared.grants.live(limited.name);

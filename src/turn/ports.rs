@@ -38,12 +38,30 @@ impl PortPool {
 
     /// Takes a random free port; `None` when all are leased.
     pub(super) fn draw(self: &Arc<Self>, entropy: &mut Entropy) -> Option<PortLease> {
+        self.draw_one(entropy, |_| true)
+    }
+
+    /// Takes a random free port that is even; `None` when all of them are leased.
+    pub(super) fn draw_even(self: &Arc<Self>, entropy: &mut Entropy) -> Option<PortLease> {
+        self.draw_one(entropy, |port| port % 2 == 0)
+    }
+
+    fn draw_one(
+        self: &Arc<Self>,
+        entropy: &mut Entropy,
+        fits: impl Fn(u16) -> bool,
+    ) -> Option<PortLease> {
         let mut ports = self.lock();
-        let count = u32::try_from(ports.free.len()).unwrap_or(u32::MAX);
-        let port = if count == 0 {
-            ports.resting.pop_front()?
-        } else {
-            ports.free.swap_remove(entropy.below(count) as usize)
+        let count = ports.free.len();
+        // The first that fits from a random place on: with every port welcome, that place itself.
+        let start = entropy.below(u32::try_from(count).unwrap_or(u32::MAX)) as usize;
+        let found = (start..count).chain(0..start).find(|&index| fits(ports.free[index]));
+        let port = match found {
+            Some(index) => ports.free.swap_remove(index),
+            None => {
+                let oldest = ports.resting.iter().position(|&port| fits(port))?;
+                ports.resting.remove(oldest)?
+            }
         };
         Some(PortLease { pool: Arc::clone(self), port })
     }

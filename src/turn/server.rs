@@ -64,7 +64,7 @@ pub struct Server {
     table: Table,
     /// The reasons of all refusals so far, for the tests that look for each.
     #[cfg(test)]
-    pub(super) marks: Vec<Why>,
+    pub(super) marks: std::collections::BTreeSet<Why>,
 }
 
 impl Server {
@@ -77,7 +77,7 @@ impl Server {
             entropy,
             table,
             #[cfg(test)]
-            marks: Vec::new(),
+            marks: Default::default(),
         }
     }
 
@@ -365,7 +365,10 @@ impl Server {
         actions: &mut Actions,
     ) -> Result<Success, Reject> {
         // RFC 8489, §6.3.1: an unknown comprehension-required attribute => 420.
-        let unknown = message.unknown_required(UNDERSTOOD);
+        let mut unknown = message.unknown_required(UNDERSTOOD);
+        if message.method() == Method::ALLOCATE && method::allocate::is_even_port_known(&message) {
+            unknown.retain(|kind| *kind != attr::EVEN_PORT);
+        }
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
         }
@@ -463,7 +466,7 @@ impl Server {
             debug!(%client, ?method, code = why.number(), why = why.text(), "request refused");
         }
         #[cfg(test)]
-        self.marks.push(why);
+        self.marks.insert(why);
     }
 
     fn end_if_expired(&mut self, five_tuple: &FiveTuple, now: Now, actions: &mut Actions) {

@@ -12,7 +12,7 @@ use super::policy::Policy;
 use super::ports::PortPool;
 use super::quota::Quota;
 use super::relayed::Relayed;
-use super::{Options, RelayAddress};
+use super::{FixedUser, Options, RelayAddress};
 use crate::credentials::{Entropy, Grants};
 use crate::net::PrefixBuckets;
 use crate::stun::long_term_key;
@@ -83,15 +83,15 @@ impl Shared {
 impl FixedUsers {
     fn new(options: &Options, entropy: &mut Entropy) -> Self {
         let key = |name: &str, password: &str| long_term_key(name, &options.realm, password);
-        let users = options.users.iter();
-        let keys = users
-            .map(|user| (Arc::from(user.name.as_str()), key(&user.name, user.password.expose())));
+        let keys = options.users.iter().map(|FixedUser { name, password }| {
+            (Arc::from(name.as_str()), key(name, password.expose()))
+        });
         let mut nobody = [0; 16];
         entropy.fill(&mut nobody);
         Self { keys: keys.collect(), nobody }
     }
 
-    /// The key of `username`, and the user; the key of nobody for a name that is unknown.
+    /// The key of `username`, and its holder; the key of nobody for a name that is unknown.
     pub(super) fn key(&self, username: &str) -> ([u8; 16], Option<Arc<str>>) {
         match self.keys.get_key_value(username) {
             Some((name, key)) => (*key, Some(Arc::clone(name))),

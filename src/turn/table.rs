@@ -67,6 +67,8 @@ pub(super) struct Pending {
     pub(super) fingerprint: bool,
     /// How many more ports may be tried.
     pub(super) tries: u32,
+    /// Only an even port will do.
+    pub(super) even: bool,
     /// The allocation was ended meanwhile; its socket is closed as soon as it is there.
     pub(super) ended: bool,
 }

@@ -1,1 +1,127 @@
-//! To be written.
+//! What browsers talk to: pages, the WebSocket of the hub, and the operator's own listener.
+//!
+//! The straight line of a page: [`Web::serve_stream`] speaks HTTP on a stream of the edge, the
+//! router checks the Host and answers. The straight line of a message: the router lets the
+//! WebSocket in, `ws` reads one frame within its limits, [`HubHandle`] hands it to the hub and
+//! the hub's answers to the bounded queue of each addressee, and `ws` writes from there. Nobody
+//! waits for anybody: a full queue closes its own WebSocket. The web side knows no relay.
+
+mod admin;
+mod answer;
+mod assets;
+mod client;
+mod handshake;
+mod host;
+mod http;
+mod hub;
+mod ice;
+mod limits;
+mod queue;
+mod router;
+mod ws;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use admin::{Admin, AdminOptions};
+pub use hub::{HubHandle, HubOptions};
+pub use ice::ice_urls;
+pub use limits::Limits;
+
+use crate::edge;
+use crate::metrics::Metrics;
+use crate::net::Prefix;
+
+/// Who may broadcast without a key: `broadcast.publish`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publish {
+    /// Open to this computer alone, and only while nothing but this computer can ask.
+    Auto,
+    /// Everybody.
+    Open,
+    /// Nobody.
+    Key,
+}
+
+/// How the web side behaves. Plain data, filled by `daemon`.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `public_host`, when it is not "auto": a name or an address, without brackets or a port.
+    pub public_host: Option<String>,
+    /// More names under which browsers may ask: `web.allowed_hosts`.
+    pub allowed_hosts: Vec<String>,
+    /// More origins that may open the WebSocket, such as `https://example.org`.
+    pub allowed_origins: Vec<String>,
+    /// Origins that may show our pages in a frame, beside our own.
+    pub frame_ancestors: Vec<String>,
+    /// Proxies whose word on the client's address counts.
+    pub trusted_proxies: Vec<Prefix>,
+    /// Who may broadcast without a key.
+    pub publish: Publish,
+    /// Whether every listener of the daemon, of any kind, is bound to a loopback address.
+    pub only_loopback_listeners: bool,
+    /// Where the relay listens for UDP clients, with real ports.
+    pub turn: Vec<SocketAddr>,
+    /// A directory whose files stand in for the embedded pages.
+    pub static_dir: Option<PathBuf>,
+    /// What one client may ask for.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            public_host: None,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            frame_ancestors: Vec::new(),
+            trusted_proxies: Vec::new(),
+            publish: Publish::Auto,
+            only_loopback_listeners: false,
+            turn: Vec::new(),
+            static_dir: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The public web server.
+pub struct Web {
+    options: Options,
+    assets: assets::Assets,
+    hub: Arc<HubHandle>,
+    addresses: limits::Addresses,
+    metrics: Arc<Metrics>,
+    stop: watch::Sender<bool>,
+}
+
+impl Web {
+    /// A server that hands its WebSockets to `hub`.
+    pub fn new(options: Options, hub: Arc<HubHandle>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            assets: assets::Assets::new(options.static_dir.clone()),
+            addresses: limits::Addresses::new(&options.limits),
+            stop: watch::Sender::new(false),
+            options,
+            hub,
+            metrics,
+        })
+    }
+
+    /// Serves one stream until it ends: requests one after the other, or a WebSocket.
+    pub async fn serve_stream(self: Arc<Self>, stream: edge::Stream, peer: edge::Peer) {
+        router::serve(&self, stream, peer).await;
+    }
+
+    /// Lets each connection finish the request it is at, and take no more. WebSockets end when
+    /// the hub drains.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+}

@@ -1,3 +1,12 @@
 //! The integration tests: one binary, one module per part of the product.
 
+mod abuse;
+mod cli;
+mod corpus;
+mod harness;
+mod hub;
+mod privacy;
+mod process;
 mod relay;
+mod turn_clients;
+mod ws;

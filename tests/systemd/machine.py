@@ -19,6 +19,17 @@ CACHE = pathlib.Path("/var/cache/turncast-tests")
 PACKAGES = "systemd,systemd-sysv,dbus,iproute2,ca-certificates,procps"
 BOOT_SECS = 120
 COMMAND_SECS = 60
+# Prints status and text of a page; runs in the network of the machine.
+FETCH = """
+import ssl, sys, urllib.error, urllib.request
+trusted = ssl.create_default_context(cafile=sys.argv[2] or None)
+try:
+    answer = urllib.request.urlopen(sys.argv[1], timeout=10, context=trusted)
+except urllib.error.HTTPError as error:
+    answer = error
+print(answer.status)
+print(answer.read().decode())
+"""
 
 
 class TestFault(Exception):
@@ -124,17 +135,15 @@ class Machine:
         self.run("tee", path, stdin=text)
         self.run("chmod", mode, path)
 
-    def get(self, url):
-        """Fetches a page over the machine's loopback device: its status and its text."""
-        script = (
-            "import sys, urllib.request, urllib.error\n"
-            "try: answer = urllib.request.urlopen(sys.argv[1], timeout=10)\n"
-            "except urllib.error.HTTPError as error: answer = error\n"
-            "print(answer.status); print(answer.read().decode())"
-        )
-        command = ["nsenter", "-t", self.leader, "-n", "--", sys.executable, "-c", script, url]
+    def get(self, url, authority=""):
+        """Fetches a page over the machine's loopback device: its status and its text.
+
+        `authority` is the file of a certificate to trust.
+        """
+        command = ["nsenter", "-t", self.leader, "-n", "--", sys.executable, "-c", FETCH]
         done = subprocess.run(
-            command, text=True, timeout=COMMAND_SECS, capture_output=True, check=False
+            [*command, url, authority],
+            text=True, timeout=COMMAND_SECS, capture_output=True, check=False,
         )
         if done.returncode != 0:
             raise TestFault(f"{url}: {done.stderr.strip().splitlines()[-1]}")
@@ -143,7 +152,7 @@ class Machine:
 
     def follow(self, unit):
         """The journal of a unit from now on, line by line as it is written."""
-        last = self.run("journalctl", "-n", "0", "--show-cursor").strip()
+        last = self.run("journalctl", "-n", "1", "-o", "cat", "--show-cursor").splitlines()[-1]
         cursor = "--after-cursor=" + last.removeprefix("-- cursor: ")
         return Journal(self._inside("journalctl", "-f", cursor, "-o", "cat", "-u", unit))
 

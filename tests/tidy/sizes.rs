@@ -148,10 +148,10 @@ fn leftover_faults(file: &Source) -> Faults {
     faults
 }
 
-/// Everything that people write here by hand.
+/// Everything that people write here by hand; drawings are made by programs.
 fn own_files() -> Vec<Source> {
     const FOLDERS: [&str; 6] = ["src", "tests", "static", "systemd", ".github", ".ci"];
-    const GENERATED: [&str; 3] = [".json", ".lock", ".snap"];
+    const GENERATED: [&str; 4] = [".json", ".lock", ".snap", ".svg"];
     let mut files: Vec<_> = FOLDERS.iter().flat_map(|folder| files_below(folder)).collect();
     files.retain(|file| !GENERATED.iter().any(|ending| file.path.ends_with(ending)));
     files
@@ -175,8 +175,9 @@ fn functions_are_short() {
 
 #[test]
 fn lines_are_short() {
-    let transcript = |file: &&Source| !file.path.ends_with(".txt");
-    let faults = own_files().iter().filter(transcript).flat_map(column_faults).collect();
+    // Transcripts hold long datagrams; the page of the protocol is generated.
+    let by_hand = |file: &&Source| !file.path.ends_with(".txt") && !file.path.contains("PROTOCOL");
+    let faults = own_files().iter().filter(by_hand).flat_map(column_faults).collect();
     assert_tidy("a line has at most 100 columns", &faults);
 }
 

@@ -99,15 +99,30 @@ fn prose(doc: &str) -> String {
     doc.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
 
-/// A doc comment with its paragraphs; an empty doc line leaves none of its own behind.
+/// A doc comment's paragraphs as lines of at most 100 characters.
 fn paragraphs(doc: &str) -> String {
-    doc.split("\n\n")
-        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect::<Vec<_>>()
-        .join("\n\n")
+    let filled: Vec<String> = doc.split("\n\n").map(fill).collect();
+    filled.join("\n\n")
 }
 
-const INTRODUCTION: &str = r#"# Turncast signaling protocol, version 1
+fn fill(paragraph: &str) -> String {
+    let (mut text, mut column) = (String::new(), 0);
+    for word in paragraph.split_whitespace() {
+        let width = word.chars().count();
+        if column > 0 && column + 1 + width > 100 {
+            text.push('\n');
+            column = 0;
+        } else if column > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text
+}
+
+const INTRODUCTION: &str = "# Turncast signaling protocol, version 1
 
 Written from the types in `src/signal/protocol/` by a test; `UPDATE=1 cargo test --lib protocol`
 rewrites it.
@@ -125,11 +140,16 @@ does not know.
 | field | on | |
 |---|---|---|
 | `t` | every message | the type |
-| `id` | a client's message, optional | a string of at most 64 characters; the answer repeats it |
+| `id` | a client's message, optional | at most 64 characters; the answer repeats it |
 | `re` | the server's answer | the `id` that it answers |
-| `seq` | a server's message to a member | counts up for each member, from 1; `hello.resume.last_seq` names the highest one handled. Numbers may be missing: what has no meaning later is not sent again. Absent where there is no member: an `error` or `pong` before `welcome`, a `bye` to a socket that another one replaced |
+| `seq` | a server's message to a member | counts up for each member, from 1 |
 
-Answered with `re`: `hello` (by `welcome`), `ping` (by `pong`), and whatever is refused (by `error`).
+`hello.resume.last_seq` names the highest `seq` handled. Numbers may be missing after a resume:
+what has no meaning later (`pong`, `count`, `ice`, `error`) is not sent again. There is none where
+there is no member: on an `error` or `pong` before `welcome`, on a `bye` to a socket that another
+one replaced.
+
+Answered with `re`: `hello` (by `welcome`), `ping` (by `pong`), and what is refused (by `error`).
 
 ## In order
 
@@ -150,10 +170,10 @@ also meets a message that crossed with the news that its link was replaced or it
 client takes no notice of such a refusal.
 
 A broadcaster who reloads says `bye` on `pagehide`; the room then waits, and `hello` with `room` and
-`room_key` brings it back within `grace_secs`. While it is live, the same `hello` takes it over. After
-a restart of the server the first `hello` makes the room again, with the same `room_key`; the `key`
-is needed for that, as for any new room.
-"#;
+`room_key` brings it back within `grace_secs`. While it is live, the same `hello` takes it over.
+After a restart of the server the first `hello` makes the room again, with the same `room_key`; the
+`key` is needed for that, as for any new room.
+";
 
 const RESERVED: &str = "
 ## Reserved
@@ -169,8 +189,8 @@ const CODES: &str = "
 
 The list is closed and its order is fixed: the close code is 4000 plus the place in it. An `error`
 closes the connection when it refuses a `hello`, and with `rate-limited` of the connection's
-messages or bytes, `too-large`, `slow-consumer`, `draining`, and the eleventh `bad-message`. Any other
-`error` refuses one message; so does `rate-limited` for a `restart` with `rebuild`.
+messages or bytes, `too-large`, `slow-consumer`, and the eleventh `bad-message`. Any other `error`
+refuses one message; so does `rate-limited` for a `restart` with `rebuild`.
 
 | code | close | retry | when | message |
 |---|---|---|---|---|
@@ -178,7 +198,8 @@ messages or bytes, `too-large`, `slow-consumer`, `draining`, and the eleventh `b
 
 const CLOSING: &str = "
 Further close codes: 1000 after a `bye` (the reason says which), 1001 for a connection that fell
-silent. A connection that closes without `bye` or `error` was lost: resume.
+silent. Whatever closes a member's connection but a `bye` with `stop`, its membership is kept for
+the grace: resume.
 ";
 
 #[cfg(test)]

@@ -23,11 +23,6 @@ impl Body {
         Self(text)
     }
 
-    /// How long a frame of it is, about.
-    pub(in crate::signal) fn bytes(&self) -> usize {
-        self.0.len()
-    }
-
     /// The frame: the message with `re` and `seq` at its end.
     pub(in crate::signal) fn frame(&self, re: Option<&str>, seq: Option<u64>) -> Bytes {
         let mut text = String::with_capacity(self.0.len() + 32 + re.map_or(0, str::len));
@@ -177,7 +172,7 @@ wire! {
         frame_bytes: u32 = "number",
         /// Candidates of one side between two offers of a link; more are dropped.
         candidates_per_link: u32 = "number",
-        /// Rebuilds of a link that a member may ask for in a minute.
+        /// Rebuilds of one link in a minute.
         rebuilds_per_min: u32 = "number",
     }
 }

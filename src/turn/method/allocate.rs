@@ -4,22 +4,24 @@
 //! client. A client never hears of a port that is not bound.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Request, Success, requested_secs};
 use crate::credentials::Entropy;
 use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::{Now, TokenBucket};
-use crate::stun::control::AddressFamily;
-use crate::stun::{Class, DecodeError, Method, Writer, attr};
+use crate::stun::control::{AddressFamily, Control};
+use crate::stun::{Class, DecodeError, Message, Method, Writer, attr};
 use crate::turn::authenticate::Holder;
 use crate::turn::bandwidth::burst_bytes;
 use crate::turn::peers::Peers;
+use crate::turn::ports::PortLease;
 use crate::turn::reject::{Reject, Why};
 use crate::turn::relayed::Tag;
 use crate::turn::shared::Shared;
 use crate::turn::table::{Allocation, Pending, Table};
-use crate::turn::{Action, Actions, BindFailure, RelayId};
+use crate::turn::{Action, Actions, BindFailure, RelayAddress, RelayId};
 
 /// The protocol number of UDP in REQUESTED-TRANSPORT (RFC 8656, section 18.8).
 const UDP: u8 = 17;
@@ -45,45 +47,26 @@ pub(in crate::turn) fn begin(
         }
         return Err(Why::AllocationExists.into());
     }
-    // §7.2 step 3: REQUESTED-TRANSPORT missing or malformed => 400, not UDP => 442.
-    let control = &request.control;
-    match control.requested_transport().map_err(|_| Reject::from(Why::BadAttribute))? {
-        Some(UDP) => {}
-        Some(_) => return Err(Why::TransportUnsupported.into()),
-        None => return Err(Why::TransportMissing.into()),
-    }
-    // §7.2 steps 4 to 6, 8 and 9: DONT-FRAGMENT, RESERVATION-TOKEN and EVEN-PORT are not
-    // understood yet (420); ADDITIONAL-ADDRESS-FAMILY need not be.
-    // §7.2 step 7: a family that we do not relay => 440; without a wish it is IPv4.
-    let ipv6 = match control.requested_address_family() {
-        Ok(family) => family == Some(AddressFamily::Ipv6),
-        Err(DecodeError::AddressFamily) => return Err(Why::FamilyUnsupported.into()),
-        Err(_) => return Err(Why::BadAttribute.into()),
-    };
-    let (relay_address, address) =
-        shared.relay_address(ipv6).ok_or(Reject::from(Why::FamilyUnsupported))?;
-    let requested = requested_secs(control)?;
+    let wish = Wish::read(shared, &request.control)?;
     // §7.2 step 10: the user's or the grant's quota => 486. All together => 508.
     let payer = request.caller.holder.payer().ok_or(Reject::from(Why::AllocationExists))?;
     let unit = shared.quota.try_take(payer).map_err(|limit| match limit {
         Limit::Allocations => Reject::limit(Why::AllocationsFull, limit),
         _ => Reject::limit(Why::QuotaReached, limit),
     })?;
-    // "Chooses a relayed transport address": random, and 508 when there is none.
-    let lease = shared
-        .ports(relay_address)
-        .draw(entropy)
-        .ok_or(Reject::limit(Why::NoPort, Limit::RelayPorts))?;
+    // §7.2, choice of a relayed address: a random port, or 508 when there is none.
+    let lease = draw(shared, entropy, wish.relay_address, wish.even);
+    let lease = lease.ok_or(Reject::limit(Why::NoPort, Limit::RelayPorts))?;
 
-    let (lifetime_secs, cut) = shared.lifetime_secs(requested);
+    let (lifetime_secs, cut) = shared.lifetime_secs(wish.lifetime_secs);
     if cut {
         metrics.limit(Limit::Lifetime);
     }
     let grant = match &request.caller.holder {
-        Holder::Grant(grant) => Some(grant.clone()),
+        Holder::Grant(grant) => Some(Arc::clone(grant)),
         Holder::Owner | Holder::User(_) => None,
     };
-    let local = SocketAddr::new(address.local, lease.port());
+    let local = SocketAddr::new(wish.address.local, lease.port());
     let relay = table.insert(Allocation {
         five_tuple: request.five_tuple,
         transaction: request.message.transaction_id(),
@@ -91,8 +74,8 @@ pub(in crate::turn) fn begin(
         key: request.caller.key,
         tag: Tag::new(grant.as_ref().map(|grant| grant.room())),
         grant,
-        relayed: SocketAddr::new(address.public, lease.port()),
-        relay_address,
+        relayed: SocketAddr::new(wish.address.public, lease.port()),
+        relay_address: wish.relay_address,
         expires: request.now.instant,
         peers: Peers::default(),
         bucket: own_bucket(shared, request.now),
@@ -101,6 +84,7 @@ pub(in crate::turn) fn begin(
             lifetime_secs,
             fingerprint: request.message.has_fingerprint(),
             tries: BIND_TRIES,
+            even: wish.even,
             ended: false,
         }),
         live: None,
@@ -109,6 +93,56 @@ pub(in crate::turn) fn begin(
     });
     actions.push(Action::Bind { relay, local });
     Ok(Success::Pending)
+}
+
+/// Whether EVEN-PORT of this request is understood: without a reservation it asks for an even
+/// port only. The next higher port cannot be reserved yet (RFC 8656, section 18.7).
+pub(in crate::turn) fn is_even_port_known(message: &Message<'_>) -> bool {
+    matches!(message.first(attr::EVEN_PORT), Some([flags]) if flags & 0x80 == 0)
+}
+
+fn draw(
+    shared: &Shared,
+    entropy: &mut Entropy,
+    relay_address: usize,
+    even: bool,
+) -> Option<PortLease> {
+    let ports = shared.ports(relay_address);
+    if even { ports.draw_even(entropy) } else { ports.draw(entropy) }
+}
+
+/// What the attributes of an Allocate request ask for.
+struct Wish {
+    /// The place of `address` among the relay addresses.
+    relay_address: usize,
+    address: RelayAddress,
+    lifetime_secs: Option<u32>,
+    /// Whether the port must be even.
+    even: bool,
+}
+
+impl Wish {
+    fn read(shared: &Shared, control: &Control) -> Result<Self, Reject> {
+        // §7.2 step 3: REQUESTED-TRANSPORT missing or malformed => 400, not UDP => 442.
+        match control.requested_transport().map_err(|_| Reject::from(Why::BadAttribute))? {
+            Some(UDP) => {}
+            Some(_) => return Err(Why::TransportUnsupported.into()),
+            None => return Err(Why::TransportMissing.into()),
+        }
+        // §7.2 steps 4 to 6 and 9: DONT-FRAGMENT and RESERVATION-TOKEN are not understood yet
+        // (420); ADDITIONAL-ADDRESS-FAMILY need not be. Step 8: EVEN-PORT without a reservation.
+        let even = control.even_port() == Ok(Some(false));
+        // §7.2 step 7: a family that we do not relay => 440; without a wish it is IPv4.
+        let ipv6 = match control.requested_address_family() {
+            Ok(family) => family == Some(AddressFamily::Ipv6),
+            Err(DecodeError::AddressFamily) => return Err(Why::FamilyUnsupported.into()),
+            Err(_) => return Err(Why::BadAttribute.into()),
+        };
+        let found = shared.relay_address(ipv6);
+        let (relay_address, address) = found.ok_or(Reject::from(Why::FamilyUnsupported))?;
+        let lifetime_secs = requested_secs(control)?;
+        Ok(Self { relay_address, address, lifetime_secs, even })
+    }
 }
 
 fn own_bucket(shared: &Shared, now: Now) -> Option<TokenBucket> {
@@ -156,7 +190,7 @@ pub(in crate::turn) fn try_next(
     pending.tries = pending.tries.checked_sub(1).filter(|left| *left > 0).ok_or_else(no_port)?;
     // The taken port is given back after the next one is drawn, so that it is not drawn again.
     let index = allocation.relay_address;
-    allocation.lease = shared.ports(index).draw(entropy).ok_or_else(no_port)?;
+    allocation.lease = draw(shared, entropy, index, pending.even).ok_or_else(no_port)?;
     let port = allocation.lease.port();
     allocation.relayed.set_port(port);
     let local = shared.options().relay_addresses[index].local;

@@ -12,6 +12,8 @@ pub(super) mod send;
 
 use std::net::{IpAddr, SocketAddr};
 
+use tracing::debug;
+
 use super::FiveTuple;
 use super::authenticate::Caller;
 use super::policy::CanonicalPeer;
@@ -21,6 +23,7 @@ use super::table::Allocation;
 use crate::net::Now;
 use crate::stun::Message;
 use crate::stun::control::Control;
+use crate::telemetry::Addr;
 
 /// A request whose sender is proven.
 pub(super) struct Request<'a> {
@@ -66,7 +69,11 @@ impl Shared {
         if peer.is_ipv6() != allocation.relayed.is_ipv6() {
             return Err(Why::PeerFamily.into());
         }
-        let peer = self.policy.judge(peer.ip()).map_err(|_| Reject::from(Why::PeerForbidden))?;
+        let peer = self.policy.judge(peer.ip()).map_err(|denied| {
+            // The operator reads which rule it was; the client does not.
+            debug!(peer = %Addr::from(peer.ip()), why = ?denied, "peer denied");
+            Reject::from(Why::PeerForbidden)
+        })?;
         let reaches = |ip: IpAddr| match &allocation.grant {
             Some(grant) => grant.reaches(ip),
             None => true,

@@ -21,7 +21,7 @@ pub(super) const SECRETS: [&str; 2] = ["first secret", "second secret"];
 
 /// Options that deny nothing that the transcripts' documentation addresses need.
 pub(super) fn options() -> Options {
-    let user = |name: &str| FixedUser {
+    let fixed = |name: &str| FixedUser {
         name: name.to_owned(),
         password: Secret::new(format!("password of {name}")),
     };
@@ -33,7 +33,7 @@ pub(super) fn options() -> Options {
         realm: REALM.to_owned(),
         relay_addresses: vec![both("192.0.2.1"), both("2001:db8::1")],
         relay_ports: (50_000, 50_999),
-        users: vec![user("alice"), user("bob")],
+        users: vec![fixed("alice"), fixed("bob")],
         shared_secrets: SharedSecrets::new(
             SECRETS.iter().map(|text| Secret::new((*text).to_owned())).collect(),
         ),
@@ -283,7 +283,7 @@ impl Bench {
         let datagram = self.request(client, holds, ask);
         let (_, answers) = self.client(client, &datagram);
         let class = Message::parse(&answers[0]).expect("an answer").class();
-        assert_eq!(class, Class::Success, "{:?}", self.server.marks.last());
+        assert_eq!(class, Class::Success, "{:?}", self.server.marks);
     }
 }
 

@@ -8,3 +8,4 @@ mod network;
 mod packets;
 mod properties;
 mod transcripts;
+mod words;

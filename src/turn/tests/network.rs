@@ -111,9 +111,9 @@ impl Net {
             self.millis = millis;
             match event {
                 Event::Wake(client) => self.wake(client),
-                Event::ToServer(client, bytes) => self.to_server(client, &bytes),
-                Event::ToClient(client, bytes) => self.to_client(client, &bytes),
-                Event::ToRelayed(from, to, bytes) => self.to_relayed(from, to, &bytes),
+                Event::ToServer(client, bytes) => self.arrive_at_server(client, &bytes),
+                Event::ToClient(client, bytes) => self.arrive_at_client(client, &bytes),
+                Event::ToRelayed(from, to, bytes) => self.arrive_at_relayed(from, to, &bytes),
             }
         }
         assert_eq!(self.steps(), [Step::Done, Step::Done]);
@@ -212,7 +212,7 @@ impl Net {
         true
     }
 
-    fn to_server(&mut self, client: usize, datagram: &[u8]) {
+    fn arrive_at_server(&mut self, client: usize, datagram: &[u8]) {
         let now = self.now();
         let peer = &mut self.peers[client];
         let mut actions = Actions::new();
@@ -245,7 +245,7 @@ impl Net {
         }
     }
 
-    fn to_relayed(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+    fn arrive_at_relayed(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         let now = self.now();
         for client in 0..2 {
             let peer = &mut self.peers[client];
@@ -262,7 +262,7 @@ impl Net {
         }
     }
 
-    fn to_client(&mut self, client: usize, bytes: &[u8]) {
+    fn arrive_at_client(&mut self, client: usize, bytes: &[u8]) {
         let peer = &mut self.peers[client];
         if classify(bytes) == Kind::ChannelData {
             let message = ChannelData::parse(bytes).expect("ChannelData");

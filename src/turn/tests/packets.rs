@@ -245,3 +245,62 @@ fn two_hundred_browsers_behind_one_address_all_get_through() {
     }
     assert_eq!(bench.grants["room"].room(), room);
 }
+
+#[test]
+fn a_relayed_packet_takes_no_memory() {
+    let mut bench = Bench::new(options(), 18);
+    let caller = caller(&mut bench);
+    let Caller { client, peer, relay, .. } = caller;
+    let send = bench.ask(Method::SEND);
+    let send = send.writer(Class::Indication);
+    let send = send.xor_address(attr::XOR_PEER_ADDRESS, peer).attribute(attr::DATA, b"hello");
+    let send = send.finish(None, true);
+    let unbound = SocketAddr::new(peer.ip(), 10);
+    let stranger = address("8.8.8.8:8");
+    let mut buffer = vec![0; HEADROOM + 1200 + TAILROOM];
+    let mut actions = Actions::new();
+    let from = five_tuple(client);
+    let mut relayed = 0;
+    let counted = allocation_counter::measure(|| {
+        for _ in 0..100 {
+            for datagram in [&b"\x40\x00\x00\x05hello"[..], &send, b"\x40\x01\x00\x00", b"\xff"] {
+                let verdict = bench.server.handle_client(bench.now, from, datagram, &mut actions);
+                relayed += usize::from(verdict != Verdict::Done);
+            }
+            for source in [peer, unbound, stranger] {
+                let payload = HEADROOM..HEADROOM + 1200;
+                let verdict =
+                    bench.server.handle_peer(bench.now, relay, source, &mut buffer, payload);
+                relayed += usize::from(verdict != Verdict::Done);
+            }
+        }
+    });
+    assert_eq!((relayed, counted.count_total, actions.len()), (400, 0, 0));
+}
+
+#[test]
+fn a_flood_of_strangers_leaves_no_memory_behind() {
+    let mut options = options();
+    options.limits.unauthenticated_per_prefix_per_sec = 0;
+    let mut bench = Bench::new(options, 19);
+    let allocate = bench.ask(Method::ALLOCATE).writer(Class::Request).finish(None, true);
+    let mallory = Holds { username: "mallory".to_owned(), password: "guess".to_owned() };
+    let ask = bench.ask(Method::REFRESH);
+    let mut actions = Actions::new();
+    let mut answered = 0;
+    let mut flood = |sources: std::ops::Range<u32>| {
+        for source in sources {
+            let [a, b, c, d] = source.to_be_bytes();
+            let client = SocketAddr::from(([20 + a, b, c, d], 1024 + (source % 60_000) as u16));
+            let forged = (source % 10 == 0).then(|| bench.request(client, &mallory, &ask));
+            let datagram = forged.as_deref().unwrap_or(&allocate);
+            bench.server.handle_client(bench.now, five_tuple(client), datagram, &mut actions);
+            answered += actions.len();
+            actions.clear();
+        }
+    };
+    // What is made once, such as a table of checksums, is made before the count.
+    flood(0..10);
+    let counted = allocation_counter::measure(|| flood(0..100_000));
+    assert_eq!((counted.bytes_current, answered), (0, 100_010));
+}

@@ -15,7 +15,7 @@ use crate::turn::bandwidth::SharedBucket;
 use crate::turn::nonce::{NONCE_BYTES, NonceState, Nonces};
 use crate::turn::peers::{Peers, Unbindable};
 use crate::turn::policy::{CanonicalPeer, Policy};
-use crate::turn::ports::PortPool;
+use crate::turn::ports::{PortLease, PortPool};
 use crate::turn::quota::{Payer, Quota};
 use crate::turn::relayed::{Relayed, Tag};
 use crate::turn::{Options, RelayAddress};
@@ -38,7 +38,7 @@ proptest! {
             } else if !leases.is_empty() {
                 leases.swap_remove(usize::from(which) % leases.len());
             }
-            let held: HashSet<u16> = leases.iter().map(|lease| lease.port()).collect();
+            let held: HashSet<u16> = leases.iter().map(PortLease::port).collect();
             prop_assert_eq!(held.len(), leases.len());
             prop_assert!(held.iter().all(|port| (50_000..50_000 + count).contains(port)));
             prop_assert_eq!(pool.available() + leases.len(), usize::from(count));
@@ -93,19 +93,16 @@ proptest! {
 
     #[test]
     fn the_policy_agrees_with_a_naive_reference(
-        spot in spots(),
-        allow in prop::collection::vec(prefixes(), 0..4),
-        deny in prop::collection::vec(prefixes(), 0..4),
-        hosts in prop::collection::vec(spots(), 0..3),
-        own_allowed: bool,
+        (spot, allow, deny, hosts) in spots().prop_flat_map(|spot| {
+            let list = || prop::collection::vec(prefixes(spot), 0..4);
+            let hosts = prop::collection::vec(prop_oneof![Just(spot), spots()], 0..3);
+            (Just(spot), list(), list(), hosts)
+        }),
     ) {
         let mut options = options();
         options.allow_peers = allow;
         options.deny_peers = deny;
         options.host_addresses = hosts;
-        if own_allowed {
-            options.allow_peers.push(Prefix::host(spot));
-        }
         let policy = Policy::new(&options);
         for peer in encodings(spot) {
             let judged = policy.judge(peer);
@@ -199,6 +196,19 @@ fn ports_are_uniform_over_the_range_and_not_reused_at_once() {
         first[usize::from(lease.port() - 2000)] += 1;
     }
     assert!(first.iter().all(|count| (850..1150).contains(count)), "{first:?}");
+}
+
+#[test]
+fn even_ports_are_drawn_until_none_is_left_and_odd_ones_stay() {
+    let mut entropy = Entropy::from_seed([10; 32]);
+    let pool = PortPool::new((1001, 1020));
+    let even: Vec<_> = std::iter::from_fn(|| pool.draw_even(&mut entropy)).collect();
+    assert_eq!(even.len(), 10);
+    assert!(even.iter().all(|lease| lease.port() % 2 == 0));
+    let odd: Vec<_> = std::iter::from_fn(|| pool.draw(&mut entropy)).collect();
+    assert_eq!(odd.len(), 10);
+    drop(even);
+    assert!(pool.draw_even(&mut entropy).is_some(), "a rested port is drawn when nothing else is");
 }
 
 #[test]
@@ -327,8 +337,11 @@ fn spots() -> impl Strategy<Value = IpAddr> {
 /// The relay address of the tests' options.
 const RELAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-fn prefixes() -> impl Strategy<Value = Prefix> {
-    (spots(), 0u8..=128).prop_map(|(ip, len)| Prefix::new(ip, len))
+/// Prefixes that often contain `spot`, and often are as long as one another.
+fn prefixes(spot: IpAddr) -> impl Strategy<Value = Prefix> {
+    let len = prop_oneof![0u8..=128, Just(8), Just(24), Just(128)];
+    let ip = prop_oneof![3 => Just(spot), 1 => spots()];
+    (ip, len).prop_map(|(ip, len)| Prefix::new(ip, len))
 }
 
 /// Every way to write an IPv4 address as an IPv6 one, and the address itself.

@@ -20,10 +20,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use super::bench::{Ask, Bench, Holds, REALM, START_UNIX_SECS, bind_failure, five_tuple, options};
+use super::words::{Words, append, attribute, describe, from_hex, payload, read_attributes, show};
 use crate::metrics::{Code, DropReason, Limit, Method as Label};
-use crate::stun::{ChannelData, Class, Kind, Message, Method, attr, classify, parse_xor_address};
+use crate::stun::{Class, Method, attr};
 use crate::turn::reject::Why;
 use crate::turn::{Action, Actions, HEADROOM, Options, RelayAddress, RelayId, TAILROOM, Verdict};
 
@@ -50,6 +52,50 @@ fn every_transcript_is_replayed_to_the_letter_and_sees_every_refusal() {
     }
     for limit in LIMITS {
         assert!(seen.counted.contains(limit.text()), "no transcript shows {limit:?}");
+    }
+}
+
+/// What a log writer keeps.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("one thread").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_address_name_or_secret_reaches_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    // With one subscriber alive, a line that another test's thread reaches first counts as
+    // unwanted for good, because that thread has none; with two, everybody is asked.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+    tracing::subscriber::with_default(subscriber, || {
+        for path in transcripts() {
+            let text = std::fs::read_to_string(&path).expect("a transcript");
+            Script::replay(&path, &text, &mut Seen::default());
+        }
+    });
+    let log = String::from_utf8(log.0.lock().expect("one thread").clone()).expect("text");
+    for line in ["allocation created", "allocation ended", "request refused", "peer denied"] {
+        assert!(log.contains(line), "{line} is not in the log");
+    }
+    // Whoever scans us fills no log: a stranger is counted only.
+    assert!(!log.contains("code=401"));
+    for secret in ["192.0.2.1", "198.51.100.1", "9.9.9.9", ":40001", "alice", "carol", "secret"] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret} is in the log");
     }
 }
 
@@ -111,27 +157,6 @@ struct Client {
     address: SocketAddr,
     key: Option<[u8; 16]>,
     last: Vec<u8>,
-}
-
-/// The words of a line behind the first ones: `key=value` and bare ones.
-struct Words<'t>(Vec<(&'t str, &'t str)>);
-
-impl<'t> Words<'t> {
-    fn parse(words: &[&'t str]) -> Self {
-        Self(words.iter().map(|word| word.split_once('=').unwrap_or((word, ""))).collect())
-    }
-
-    fn get(&self, key: &str) -> Option<&'t str> {
-        self.0.iter().find(|(found, _)| *found == key).map(|(_, value)| *value)
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.get(key).is_some()
-    }
-
-    fn all(&self, key: &str) -> impl Iterator<Item = &'t str> {
-        self.0.iter().filter(move |(found, _)| *found == key).map(|(_, value)| *value)
-    }
 }
 
 impl Script {
@@ -332,10 +357,10 @@ impl Script {
     }
 
     /// Builds a STUN message. `user=` NAME of a fixed user or grant, or a time-limited username
-    /// (`secret=2`: signed with the second secret); `password=`, `realm=`, `nonce=stale|wrong|other`,
-    /// `anonymous`, `without=ATTR`; `tx=` a transaction id; `peer=`, `channel=`, `transport=`,
-    /// `family=`, `lifetime=`, `attr=KIND:HEX`, `behind=KIND:HEX` (after the integrity), `text=`;
-    /// `fingerprint`, `fingerprint=wrong`.
+    /// (`secret=2`: signed with the second secret); `password=`, `realm=`,
+    /// `nonce=stale|wrong|other`, `without=ATTR`; `tx=` a transaction id; `peer=`, `channel=`,
+    /// `transport=`, `family=`, `lifetime=`, `text=`, `attr=KIND:HEX`, `behind=KIND:HEX` (after the
+    /// integrity); `fingerprint`, `fingerprint=wrong`.
     fn build(&mut self, name: &str, method: &str, words: &Words<'_>) -> Vec<u8> {
         let (class, method) = match method {
             "binding" => (Class::Request, Method::BINDING),
@@ -358,8 +383,8 @@ impl Script {
         if method == Method::ALLOCATE && !has_transport {
             ask.attributes.push((attr::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]));
         }
-        let user = words.get("user");
-        let anonymous = class != Class::Request || method == Method::BINDING || user.is_none();
+        let claims = class == Class::Request && method != Method::BINDING;
+        let anonymous = !(claims && words.has("user"));
         let mut datagram = if anonymous {
             ask.writer(class).finish(None, words.has("fingerprint"))
         } else {
@@ -405,17 +430,17 @@ impl Script {
     }
 
     fn holds(&mut self, words: &Words<'_>) -> Holds {
-        let user = words.get("user").expect("a user");
+        let name = words.get("user").expect("a user");
         let bench = self.bench();
         let expiry = START_UNIX_SECS + 300;
         let expiry = words.get("expiry").map_or(expiry, |text| text.parse().expect("seconds"));
-        let mut holds = if bench.grants.contains_key(user) {
-            bench.granted(user, expiry)
-        } else if user.as_bytes()[0].is_ascii_digit() {
+        let mut holds = if bench.grants.contains_key(name) {
+            bench.granted(name, expiry)
+        } else if name.as_bytes()[0].is_ascii_digit() {
             let secret = words.get("secret").map_or(1, |text| text.parse().expect("a number"));
-            bench.signed(user, secret - 1)
+            bench.signed(name, secret - 1)
         } else {
-            bench.fixed(user)
+            bench.fixed(name)
         };
         if let Some(password) = words.get("password") {
             holds.password = password.to_owned();
@@ -451,118 +476,4 @@ impl Script {
             seen.counted.insert(label);
         }
     }
-}
-
-fn read_attributes(words: &Words<'_>, ask: &mut Ask) {
-    ask.fingerprint = words.has("fingerprint");
-    for &(key, value) in &words.0 {
-        let number = || value.parse::<u32>().expect("a number").to_be_bytes().to_vec();
-        let byte = || vec![value.parse::<u8>().expect("a byte"), 0, 0, 0];
-        ask.attributes.push(match key {
-            "peer" => {
-                ask.peers.push(value.parse().expect("an address"));
-                continue;
-            }
-            "channel" => {
-                let mut bytes = from_hex(value.trim_start_matches("0x"));
-                bytes.extend_from_slice(&[0, 0]);
-                (attr::CHANNEL_NUMBER, bytes)
-            }
-            "transport" => (attr::REQUESTED_TRANSPORT, byte()),
-            "family" => (attr::REQUESTED_ADDRESS_FAMILY, byte()),
-            "lifetime" => (attr::LIFETIME, number()),
-            "text" => (attr::DATA, payload(value)),
-            "attr" => attribute(value),
-            _ => continue,
-        });
-    }
-}
-
-/// Appends attributes behind everything else and corrects the length of the message.
-fn append(mut message: Vec<u8>, attributes: impl Iterator<Item = (u16, Vec<u8>)>) -> Vec<u8> {
-    for (kind, value) in attributes {
-        message.extend_from_slice(&kind.to_be_bytes());
-        message.extend_from_slice(&(value.len() as u16).to_be_bytes());
-        message.extend_from_slice(&value);
-        message.resize(message.len().next_multiple_of(4), 0);
-    }
-    let length = (message.len() - 20) as u16;
-    message[2..4].copy_from_slice(&length.to_be_bytes());
-    message
-}
-
-/// `KIND:HEX`, KIND as four hexadecimal digits.
-fn attribute(text: &str) -> (u16, Vec<u8>) {
-    let (kind, value) = text.split_once(':').expect("KIND:HEX");
-    (u16::from_str_radix(kind, 16).expect("hexadecimal"), from_hex(value))
-}
-
-fn from_hex(text: &str) -> Vec<u8> {
-    let digits = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
-    (0..text.len()).step_by(2).map(digits).collect()
-}
-
-/// The text itself, or so many bytes for `@NUMBER`.
-fn payload(text: &str) -> Vec<u8> {
-    match text.strip_prefix('@') {
-        Some(bytes) => vec![b'x'; bytes.parse().expect("a number")],
-        None => text.as_bytes().to_vec(),
-    }
-}
-
-fn show(payload: &[u8]) -> String {
-    match payload.len() {
-        0..=40 => format!("{:?}", String::from_utf8_lossy(payload)),
-        bytes => format!("@{bytes}"),
-    }
-}
-
-/// A message to a client in words.
-fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
-    if classify(bytes) == Kind::ChannelData {
-        let message = ChannelData::parse(bytes).expect("ChannelData");
-        return format!("channel {:#06x} {}", message.number, show(&bytes[message.payload]));
-    }
-    let message = Message::parse(bytes).expect("a message");
-    let mut text = format!("{:?} {:?}", message.method(), message.class());
-    let id = message.transaction_id();
-    for attribute in message.attributes() {
-        let value = attribute.value;
-        let address = || parse_xor_address(value, &id).expect("an address");
-        let word = match attribute.kind {
-            attr::ERROR_CODE => {
-                let code = u16::from(value[2]) * 100 + u16::from(value[3]);
-                let phrase = String::from_utf8_lossy(&value[4..]).into_owned();
-                if phrase.is_empty() { code.to_string() } else { format!("{code} {phrase:?}") }
-            }
-            attr::UNKNOWN_ATTRIBUTES => {
-                let kinds = value.chunks(2).map(|kind| format!("{:02x}{:02x}", kind[0], kind[1]));
-                format!("unknown={}", kinds.collect::<Vec<_>>().join(","))
-            }
-            attr::XOR_RELAYED_ADDRESS => format!("relayed={}", address()),
-            attr::XOR_MAPPED_ADDRESS => format!("mapped={}", address()),
-            attr::XOR_PEER_ADDRESS => format!("peer={}", address()),
-            attr::DATA => show(value),
-            attr::LIFETIME => {
-                let secs: [u8; 4] = value.try_into().expect("4 bytes");
-                format!("lifetime={}", u32::from_be_bytes(secs))
-            }
-            attr::REALM => format!("realm={}", String::from_utf8_lossy(value)),
-            attr::NONCE => format!("nonce({})", value.len()),
-            attr::MESSAGE_INTEGRITY => {
-                let right = key.and_then(|key| message.integrity_ok(key));
-                String::from(if right == Some(true) { "signed" } else { "WRONGLY SIGNED" })
-            }
-            attr::FINGERPRINT => {
-                assert_eq!(message.fingerprint_ok(), Some(true));
-                "fingerprint".to_owned()
-            }
-            other => format!("{other:04x}"),
-        };
-        write!(text, " {word}").expect("a string takes all");
-    }
-    if message.class() != Class::Indication {
-        write!(text, " ({} bytes)", bytes.len()).expect("a string takes all");
-    }
-    text
 }

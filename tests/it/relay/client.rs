@@ -12,8 +12,8 @@ use webrtc_stun::textattrs::TextAttribute;
 use webrtc_stun::xoraddr::XorMappedAddress;
 
 /// A client with one UDP socket.
-pub(super) struct Client {
-    pub(super) socket: UdpSocket,
+pub(crate) struct Client {
+    pub(crate) socket: UdpSocket,
     server: SocketAddr,
     username: String,
     password: String,
@@ -22,7 +22,7 @@ pub(super) struct Client {
 
 /// What the relay hands to a client.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Relayed {
+pub(crate) enum Relayed {
     /// ChannelData: number and payload.
     Channel(u16, Vec<u8>),
     /// A Data indication: peer and payload.
@@ -31,7 +31,7 @@ pub(super) enum Relayed {
 
 impl Client {
     /// A client of `server` with a long-term credential; its socket hears nobody but `server`.
-    pub(super) fn new(server: SocketAddr, username: &str, password: &str) -> Self {
+    pub(crate) fn new(server: SocketAddr, username: &str, password: &str) -> Self {
         let any = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
         let socket = UdpSocket::bind(any).expect("a client socket");
         socket.connect(server).expect("a route to the server");
@@ -41,13 +41,13 @@ impl Client {
     }
 
     /// The mapped address that a Binding request is answered with.
-    pub(super) fn bind(&mut self) -> SocketAddr {
+    pub(crate) fn bind(&mut self) -> SocketAddr {
         let answer = self.exchange(stun::METHOD_BINDING, |_| ());
         address(&answer, attr::ATTR_XORMAPPED_ADDRESS)
     }
 
     /// Allocates and gives the relayed address, or the error code.
-    pub(super) fn allocate(&mut self) -> Result<SocketAddr, u16> {
+    pub(crate) fn allocate(&mut self) -> Result<SocketAddr, u16> {
         let family: u8 = if self.server.is_ipv4() { 1 } else { 2 };
         let answer = self.request(stun::METHOD_ALLOCATE, |message| {
             message.add(attr::ATTR_REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
@@ -59,14 +59,14 @@ impl Client {
     }
 
     /// Refreshes for `secs`; 0 ends the allocation.
-    pub(super) fn refresh(&mut self, secs: u32) -> Result<(), u16> {
+    pub(crate) fn refresh(&mut self, secs: u32) -> Result<(), u16> {
         let lifetime = secs.to_be_bytes();
         self.request(stun::METHOD_REFRESH, |message| message.add(attr::ATTR_LIFETIME, &lifetime))
             .map(drop)
     }
 
     /// Installs permissions.
-    pub(super) fn permit(&mut self, peers: &[SocketAddr]) -> Result<(), u16> {
+    pub(crate) fn permit(&mut self, peers: &[SocketAddr]) -> Result<(), u16> {
         self.request(stun::METHOD_CREATE_PERMISSION, |message| {
             for peer in peers {
                 add_address(message, *peer);
@@ -76,7 +76,7 @@ impl Client {
     }
 
     /// Binds a channel.
-    pub(super) fn bind_channel(&mut self, number: u16, peer: SocketAddr) -> Result<(), u16> {
+    pub(crate) fn bind_channel(&mut self, number: u16, peer: SocketAddr) -> Result<(), u16> {
         self.request(stun::METHOD_CHANNEL_BIND, |message| {
             let [high, low] = number.to_be_bytes();
             message.add(attr::ATTR_CHANNEL_NUMBER, &[high, low, 0, 0]);
@@ -86,7 +86,7 @@ impl Client {
     }
 
     /// Sends ChannelData without padding.
-    pub(super) fn send_channel(&self, number: u16, payload: &[u8]) {
+    pub(crate) fn send_channel(&self, number: u16, payload: &[u8]) {
         let len = u16::try_from(payload.len()).expect("a payload of at most 65,535 bytes");
         let mut datagram = number.to_be_bytes().to_vec();
         datagram.extend(len.to_be_bytes());
@@ -95,7 +95,7 @@ impl Client {
     }
 
     /// Sends a Send indication.
-    pub(super) fn send_indication(&self, peer: SocketAddr, payload: &[u8]) {
+    pub(crate) fn send_indication(&self, peer: SocketAddr, payload: &[u8]) {
         let mut message = message(stun::METHOD_SEND, stun::CLASS_INDICATION);
         add_address(&mut message, peer);
         message.add(attr::ATTR_DATA, payload);
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// The next thing that is relayed to this client.
-    pub(super) fn receive(&self) -> Relayed {
+    pub(crate) fn receive(&self) -> Relayed {
         loop {
             let datagram = self.datagram();
             if (0x40..0x50).contains(&datagram[0]) {
@@ -205,4 +205,4 @@ fn address(message: &Message, kind: attr::AttrType) -> SocketAddr {
 }
 
 /// How long a test waits for a datagram that must come.
-pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

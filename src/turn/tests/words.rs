@@ -1,0 +1,144 @@
+//! The words of transcripts: attributes out of text, messages into text.
+
+use std::fmt::Write as _;
+
+use super::bench::Ask;
+use crate::stun::{ChannelData, Class, Kind, Message, attr, classify, parse_xor_address};
+
+/// The words of a line behind the first ones: `key=value` and bare ones.
+pub(super) struct Words<'t>(pub(super) Vec<(&'t str, &'t str)>);
+
+impl<'t> Words<'t> {
+    pub(super) fn parse(words: &[&'t str]) -> Self {
+        Self(words.iter().map(|word| word.split_once('=').unwrap_or((word, ""))).collect())
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'t str> {
+        self.0.iter().find(|(found, _)| *found == key).map(|(_, value)| *value)
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    pub(super) fn all(&self, key: &str) -> impl Iterator<Item = &'t str> {
+        self.0.iter().filter(move |(found, _)| *found == key).map(|(_, value)| *value)
+    }
+}
+
+pub(super) fn read_attributes(words: &Words<'_>, ask: &mut Ask) {
+    ask.fingerprint = words.has("fingerprint");
+    for &(key, value) in &words.0 {
+        let number = || value.parse::<u32>().expect("a number").to_be_bytes().to_vec();
+        let byte = || vec![value.parse::<u8>().expect("a byte"), 0, 0, 0];
+        ask.attributes.push(match key {
+            "peer" => {
+                ask.peers.push(value.parse().expect("an address"));
+                continue;
+            }
+            "channel" => {
+                let mut bytes = from_hex(value.trim_start_matches("0x"));
+                bytes.extend_from_slice(&[0, 0]);
+                (attr::CHANNEL_NUMBER, bytes)
+            }
+            "transport" => (attr::REQUESTED_TRANSPORT, byte()),
+            "family" => (attr::REQUESTED_ADDRESS_FAMILY, byte()),
+            "lifetime" => (attr::LIFETIME, number()),
+            "text" => (attr::DATA, payload(value)),
+            "attr" => attribute(value),
+            _ => continue,
+        });
+    }
+}
+
+/// Appends attributes behind everything else and corrects the length of the message.
+pub(super) fn append(
+    mut message: Vec<u8>,
+    attributes: impl Iterator<Item = (u16, Vec<u8>)>,
+) -> Vec<u8> {
+    for (kind, value) in attributes {
+        message.extend_from_slice(&kind.to_be_bytes());
+        message.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        message.extend_from_slice(&value);
+        message.resize(message.len().next_multiple_of(4), 0);
+    }
+    let length = (message.len() - 20) as u16;
+    message[2..4].copy_from_slice(&length.to_be_bytes());
+    message
+}
+
+/// `KIND:HEX`, KIND as four hexadecimal digits.
+pub(super) fn attribute(text: &str) -> (u16, Vec<u8>) {
+    let (kind, value) = text.split_once(':').expect("KIND:HEX");
+    (u16::from_str_radix(kind, 16).expect("hexadecimal"), from_hex(value))
+}
+
+pub(super) fn from_hex(text: &str) -> Vec<u8> {
+    let digits = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
+    (0..text.len()).step_by(2).map(digits).collect()
+}
+
+/// The text itself, or so many bytes for `@NUMBER`.
+pub(super) fn payload(text: &str) -> Vec<u8> {
+    match text.strip_prefix('@') {
+        Some(bytes) => vec![b'x'; bytes.parse().expect("a number")],
+        None => text.as_bytes().to_vec(),
+    }
+}
+
+pub(super) fn show(payload: &[u8]) -> String {
+    match payload.len() {
+        0..=40 => format!("{:?}", String::from_utf8_lossy(payload)),
+        bytes => format!("@{bytes}"),
+    }
+}
+
+/// A message to a client in words.
+pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
+    if classify(bytes) == Kind::ChannelData {
+        let message = ChannelData::parse(bytes).expect("ChannelData");
+        return format!("channel {:#06x} {}", message.number, show(&bytes[message.payload]));
+    }
+    let message = Message::parse(bytes).expect("a message");
+    let mut text = format!("{:?} {:?}", message.method(), message.class());
+    let id = message.transaction_id();
+    for attribute in message.attributes() {
+        let value = attribute.value;
+        let address = || parse_xor_address(value, &id).expect("an address");
+        let word = match attribute.kind {
+            attr::ERROR_CODE => {
+                let code = u16::from(value[2]) * 100 + u16::from(value[3]);
+                let phrase = String::from_utf8_lossy(&value[4..]).into_owned();
+                if phrase.is_empty() { code.to_string() } else { format!("{code} {phrase:?}") }
+            }
+            attr::UNKNOWN_ATTRIBUTES => {
+                let kinds = value.chunks(2).map(|kind| format!("{:02x}{:02x}", kind[0], kind[1]));
+                format!("unknown={}", kinds.collect::<Vec<_>>().join(","))
+            }
+            attr::XOR_RELAYED_ADDRESS => format!("relayed={}", address()),
+            attr::XOR_MAPPED_ADDRESS => format!("mapped={}", address()),
+            attr::XOR_PEER_ADDRESS => format!("peer={}", address()),
+            attr::DATA => show(value),
+            attr::LIFETIME => {
+                let secs: [u8; 4] = value.try_into().expect("4 bytes");
+                format!("lifetime={}", u32::from_be_bytes(secs))
+            }
+            attr::REALM => format!("realm={}", String::from_utf8_lossy(value)),
+            attr::NONCE => format!("nonce({})", value.len()),
+            attr::MESSAGE_INTEGRITY => {
+                let right = key.and_then(|key| message.integrity_ok(key));
+                String::from(if right == Some(true) { "signed" } else { "WRONGLY SIGNED" })
+            }
+            attr::FINGERPRINT => {
+                assert_eq!(message.fingerprint_ok(), Some(true));
+                "fingerprint".to_owned()
+            }
+            other => format!("{other:04x}"),
+        };
+        write!(text, " {word}").expect("a string takes all");
+    }
+    if message.class() != Class::Indication {
+        write!(text, " ({} bytes)", bytes.len()).expect("a string takes all");
+    }
+    text
+}

@@ -1,0 +1,53 @@
+//! The readers of datagrams.
+
+use turncast::stun::control::Control;
+use turncast::stun::{
+    ChannelData, Kind, Message, SendIndication, UNKNOWN_ATTRIBUTES_MAX, classify, long_term_key,
+    parse_xor_address,
+};
+
+/// The view of a STUN message and everything it tells.
+pub fn stun_message(input: &[u8]) {
+    let Ok(message) = Message::parse(input) else { return };
+    assert_ne!(classify(input), Kind::ChannelData, "nothing is both");
+    assert_eq!(message.bytes(), input);
+    let mut end = 0;
+    for attribute in message.attributes() {
+        let range = attribute.value_range();
+        assert!(end <= attribute.offset && range.end <= input.len(), "attributes overlap");
+        assert_eq!(&input[range.clone()], attribute.value);
+        end = range.end;
+        let _ = parse_xor_address(attribute.value, &message.transaction_id());
+    }
+    assert!(message.trusted_attributes().count() <= message.attributes().count());
+    assert!(message.unknown_required(&[]).len() <= UNKNOWN_ATTRIBUTES_MAX);
+    assert_eq!(message.fingerprint_ok().is_some(), message.has_fingerprint());
+    assert_eq!(message.integrity_ok(b"key").is_some(), message.has_integrity());
+    if let Ok(indication) = SendIndication::read(&message) {
+        assert!(indication.payload.end <= input.len());
+    }
+}
+
+/// ChannelData.
+pub fn channel_data(input: &[u8]) {
+    let Ok(channel_data) = ChannelData::parse(input) else { return };
+    assert_eq!(classify(input), Kind::ChannelData);
+    assert!((0x4000..=0x4FFF).contains(&channel_data.number));
+    assert_eq!(channel_data.payload.start, 4);
+    assert!(channel_data.payload.end <= input.len());
+}
+
+/// Authenticated control messages, which the crates decode.
+pub fn control(input: &[u8]) {
+    let Ok(message) = Message::parse(input) else { return };
+    let control = Control::decode(&message).expect("the crates decode what the view accepts");
+    let (username, realm) = (control.username(), control.realm());
+    if let (Ok(Some(username)), Ok(Some(realm))) = (username, realm) {
+        let _ = long_term_key(&username, &realm, "password");
+    }
+    let _ = (control.lifetime(), control.requested_transport(), control.channel_number());
+    let _ = (control.reservation_token(), control.even_port(), control.dont_fragment());
+    let _ = (control.requested_address_family(), control.additional_address_family());
+    assert!(control.peer_addresses().count() <= input.len() / 8, "addresses out of nothing");
+    let _ = control.peer_address();
+}

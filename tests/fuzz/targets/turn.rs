@@ -1,0 +1,211 @@
+//! The relay's engine, with an allocation to lose.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use turncast::credentials::{Entropy, Grants, SharedSecrets};
+use turncast::metrics::Metrics;
+use turncast::net::Now;
+use turncast::stun::{Class, Message, Method, TransactionId, Writer, attr, long_term_key};
+use turncast::telemetry::Secret;
+use turncast::turn::{
+    Action, Actions, FiveTuple, FixedUser, HEADROOM, Limits, Options, RelayAddress, RelayId,
+    Server, Shared, TAILROOM, Transport, Verdict,
+};
+
+const REALM: &str = "turncast";
+
+/// A script: steps of an opcode, a length (16 bits) and so many bytes.
+///
+/// Opcode, modulo 8: 0 a datagram of the client; 1 the attributes of a request that gets the right
+/// credentials, its method being the first byte; 2 a peer's datagram; 3 time passes, the first byte
+/// in minutes; 4 as 0, from a stranger; 5 an allocation; 6 permission and channel for the peer;
+/// 7 a datagram of the client with a FINGERPRINT.
+pub fn turn_server(input: &[u8]) {
+    let mut script = Script::new();
+    let mut rest = input;
+    // A corpus entry is short; what is longer tells nothing new.
+    for _ in 0..64 {
+        let [opcode, high, low, after @ ..] = rest else { return };
+        let len = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
+        let (bytes, next) = after.split_at(len);
+        rest = next;
+        script.step(opcode % 8, bytes);
+    }
+}
+
+struct Script {
+    server: Server,
+    now: Now,
+    client: SocketAddr,
+    nonce: Vec<u8>,
+    relays: Vec<RelayId>,
+    counter: u8,
+}
+
+impl Script {
+    fn new() -> Self {
+        let mut entropy = Entropy::from_seed([5; 32]);
+        let metrics = Arc::new(Metrics::default());
+        let grants = Arc::new(Grants::new(Secret::new([6; 32])));
+        let shared = Arc::new(Shared::new(Arc::new(options()), grants, &mut entropy));
+        let server = Server::new(shared, metrics.worker(), entropy);
+        let now = Now { instant: Instant::now(), unix_secs: 1_800_000_000 };
+        let client = address("198.51.100.1:5000");
+        Self { server, now, client, nonce: Vec::new(), relays: Vec::new(), counter: 0 }
+    }
+
+    fn step(&mut self, opcode: u8, bytes: &[u8]) {
+        match (opcode, bytes) {
+            (0, _) => self.client_says(self.client, bytes),
+            (1, [method, attributes @ ..]) => {
+                self.request(Method::new(u16::from(*method)), |writer| tlvs(writer, attributes));
+            }
+            (2, _) => self.peer_says(bytes),
+            (3, [minutes, ..]) => {
+                self.now = self.now.after(Duration::from_secs(u64::from(*minutes) * 60));
+                let mut actions = Actions::new();
+                self.server.handle_timeout(self.now, &mut actions);
+                self.carry_out(actions);
+            }
+            (4, _) => self.client_says(address("198.51.100.2:6000"), bytes),
+            (5, _) => self.request(Method::ALLOCATE, |writer| {
+                writer.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            }),
+            (6, _) => self.request(Method::CHANNEL_BIND, |writer| {
+                writer
+                    .attribute(attr::CHANNEL_NUMBER, &[0x40, 0, 0, 0])
+                    .xor_address(attr::XOR_PEER_ADDRESS, peer())
+            }),
+            (7, _) => {
+                let id = TransactionId([7; 12]);
+                let writer = tlvs(Writer::new(Class::Request, Method::BINDING, id), bytes);
+                let datagram = writer.finish(None, true);
+                self.client_says(self.client, &datagram);
+            }
+            _ => {}
+        }
+    }
+
+    /// A request with the right credentials, after a challenge when there was none yet.
+    fn request(&mut self, method: Method, fill: impl FnOnce(Writer) -> Writer) {
+        if self.nonce.is_empty() {
+            let ask = Writer::new(Class::Request, Method::ALLOCATE, TransactionId([1; 12]));
+            let ask = ask.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+            self.client_says(self.client, &ask.finish(None, false));
+        }
+        self.counter = self.counter.wrapping_add(1);
+        let id = TransactionId([self.counter; 12]);
+        let key = long_term_key("alice", REALM, "wonder");
+        let writer = fill(Writer::new(Class::Request, method, id))
+            .attribute(attr::USERNAME, b"alice")
+            .attribute(attr::REALM, REALM.as_bytes())
+            .attribute(attr::NONCE, &self.nonce);
+        self.client_says(self.client, &writer.finish(Some(&key), false));
+    }
+
+    fn client_says(&mut self, client: SocketAddr, datagram: &[u8]) {
+        let mut actions = Actions::new();
+        let server = address("198.51.100.10:3478");
+        let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
+        match self.server.handle_client(self.now, five_tuple, datagram, &mut actions) {
+            Verdict::ToPeer { relay, payload, .. } => {
+                assert!(self.relays.contains(&relay), "a socket that nobody bound");
+                assert_inside(&payload, datagram.len());
+            }
+            Verdict::ToClient { five_tuple, datagram: range } => {
+                assert_eq!(five_tuple.client, client);
+                assert_inside(&range, datagram.len());
+            }
+            Verdict::Done => {}
+        }
+        self.carry_out(actions);
+    }
+
+    fn peer_says(&mut self, payload: &[u8]) {
+        let Some(relay) = self.relays.last().copied() else { return };
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend_from_slice(payload);
+        buffer.extend_from_slice(&[0xFF; TAILROOM]);
+        let range = HEADROOM..HEADROOM + payload.len();
+        let verdict = self.server.handle_peer(self.now, relay, peer(), &mut buffer, range);
+        if let Verdict::ToClient { datagram, .. } = verdict {
+            assert_inside(&datagram, buffer.len());
+        }
+    }
+
+    fn carry_out(&mut self, actions: Actions) {
+        for action in actions {
+            match action {
+                Action::Answer { bytes, .. } => {
+                    let answer = Message::parse(&bytes).expect("our own answers are well-formed");
+                    assert_ne!(answer.class(), Class::Request);
+                    if let Some(nonce) = answer.first(attr::NONCE) {
+                        self.nonce = nonce.to_vec();
+                    }
+                }
+                Action::Bind { relay, .. } => {
+                    self.relays.push(relay);
+                    let mut more = Actions::new();
+                    self.server.bound(self.now, relay, Ok(()), &mut more);
+                    self.carry_out(more);
+                }
+                Action::Close { relay } => self.relays.retain(|open| *open != relay),
+            }
+        }
+    }
+}
+
+/// Attributes as they come: kind, length, value; an odd rest is left out.
+fn tlvs(mut writer: Writer, mut bytes: &[u8]) -> Writer {
+    while let [kind_high, kind_low, len, rest @ ..] = bytes {
+        let (value, next) = rest.split_at(usize::from(*len).min(rest.len()));
+        writer = writer.attribute(u16::from_be_bytes([*kind_high, *kind_low]), value);
+        bytes = next;
+    }
+    writer
+}
+
+fn assert_inside(range: &Range<usize>, len: usize) {
+    assert!(range.start <= range.end && range.end <= len, "{range:?} of {len} bytes");
+}
+
+fn peer() -> SocketAddr {
+    address("192.0.2.77:4000")
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("a constant address")
+}
+
+fn options() -> Options {
+    let own = address("198.51.100.10:0").ip();
+    Options {
+        realm: REALM.to_owned(),
+        relay_addresses: vec![RelayAddress { public: own, local: own }],
+        relay_ports: (49_152, 49_407),
+        users: vec![FixedUser {
+            name: "alice".to_owned(),
+            password: Secret::new("wonder".to_owned()),
+        }],
+        shared_secrets: SharedSecrets::default(),
+        allow_peers: vec!["192.0.2.0/24".parse().expect("a constant prefix")],
+        deny_peers: Vec::new(),
+        host_addresses: vec![own],
+        limits: Limits {
+            allocations_per_user: 2,
+            allocations_per_link: 2,
+            allocations: 4,
+            permissions_per_allocation: 4,
+            channels_per_allocation: 4,
+            lifetime_secs_max: 3600,
+            nonce_secs: 3600,
+            bandwidth_per_allocation_bytes_per_sec: 0,
+            bandwidth_bytes_per_sec: 0,
+            unauthenticated_per_prefix_per_sec: 0,
+            unauthenticated_burst: 1,
+        },
+    }
+}

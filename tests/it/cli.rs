@@ -1,0 +1,161 @@
+//! The command line, as a process: what it prints, and how it exits.
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine as _;
+use ring::hmac;
+
+use crate::harness::{Setup, text};
+
+const SECRET: &str = "shared-secret-of-a-test";
+
+#[track_caller]
+fn assert_fails(setup: &Setup, arguments: &[&str], code: i32, parts: &[&str]) {
+    let output = setup.output(arguments);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in:\n{error}");
+    }
+    assert_eq!(error.matches("error:").count(), 1, "told once:\n{error}");
+}
+
+#[test]
+fn version_and_help_succeed_and_bad_usage_is_2() {
+    let setup = Setup::new("");
+    let version = setup.printed(&["--version"]);
+    assert_eq!(version, format!("turncast {}\n", env!("CARGO_PKG_VERSION")));
+    for command in ["run", "check", "invite", "credentials", "config"] {
+        assert!(setup.printed(&["--help"]).contains(command));
+    }
+    assert_fails(&setup, &["--no-such"], 2, &["--no-such", "Usage"]);
+    assert_fails(&setup, &["chek"], 2, &["chek", "check"]);
+    assert_fails(&setup, &["credentials"], 2, &["--name"]);
+    assert_fails(&setup, &["credentials", "--name", "a", "--ttl", "0"], 2, &["--ttl"]);
+}
+
+#[test]
+fn a_bad_configuration_is_2_and_names_file_line_and_column() {
+    let setup = Setup::new("[turn]\nrelam = \"x\"\n");
+    for arguments in [&["check"][..], &["run"], &[], &["invite"]] {
+        assert_fails(&setup, arguments, 2, &["turncast.toml:2:1", "did you mean realm?"]);
+    }
+    let setup = Setup::new("").variable("TURNCAST__TURN__RELAM", "x");
+    assert_fails(&setup, &["check"], 2, &["TURNCAST__TURN__RELAM", "TURNCAST__TURN__REALM"]);
+    let setup = Setup::new("[tls]\ncertificate = \"no.pem\"\nkey = \"no.pem\"\n");
+    assert_fails(&setup, &["check"], 2, &["no.pem", "No such file"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_turncast"))
+        .args(["check", "--config", "no-such.toml"])
+        .output()
+        .expect("turncast runs");
+    assert_eq!(output.status.code(), Some(2));
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error: cannot read the configuration no-such.toml: No"), "{error}");
+}
+
+#[test]
+fn the_example_is_the_file_in_the_repository() {
+    let setup = Setup::new("this is not read");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.toml");
+    let file = std::fs::read_to_string(path).expect("config.example.toml");
+    assert!(setup.printed(&["config", "example"]) == file);
+}
+
+#[test]
+fn check_tells_what_would_be_and_binds_nothing() {
+    // Whoever tried to bind these would fail.
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let (tcp, udp) = (tcp.local_addr().expect("bound"), udp.local_addr().expect("bound"));
+    let setup = Setup::new("[turn]\nrealm = \"example.org\"\nshared_secret = \"short\"\n")
+        .variable("TURNCAST__WEB__LISTEN", &tcp.to_string())
+        .variable("TURNCAST__TURN__LISTEN", &udp.to_string());
+    let report = setup.printed(&["check"]);
+    for part in [
+        format!("http://{tcp} "),
+        format!("udp://{udp} "),
+        format!("pages         http://localhost:{}/", tcp.port()),
+        format!("TURN          turn:127.0.0.1:{}?transport=udp", udp.port()),
+        "relayed streams, ports 49152-65535".to_owned(),
+        "relayed from  127.0.0.1".to_owned(),
+        "broadcasting  open to this computer".to_owned(),
+        "warning: turn.shared_secret: a secret of less than 16 characters".to_owned(),
+        "turncast.toml:3:17".to_owned(),
+    ] {
+        assert!(report.contains(&part), "{part:?} is not in:\n{report}");
+    }
+    assert!(!report.contains("short"), "{report}");
+    assert!(!setup.state().exists(), "only run makes the state directory");
+}
+
+#[test]
+fn check_says_where_a_public_host_leads() {
+    let setup = Setup::new(
+        "public_host = \"live.example.org\"\n[web]\ntrusted_proxies = [\"127.0.0.1\"]\n\
+         [turn]\nrelay_addresses = [\"198.51.100.1/127.0.0.1\"]\n",
+    )
+    .variable("TURNCAST__TURN__LISTEN", "0.0.0.0:3478");
+    let report = setup.printed(&["check"]);
+    for part in [
+        "pages         https://live.example.org/",
+        "TURN          turn:live.example.org:3478?transport=udp",
+        "udp://127.0.0.1                  relayed streams",
+        "relayed from  198.51.100.1",
+        "with a key: turncast invite prints the link",
+    ] {
+        assert!(report.contains(part), "{part:?} is not in:\n{report}");
+    }
+    let setup = Setup::new("[turn]\nrelay_addresses = [\"198.51.100.1\"]\n");
+    let report = setup.printed(&["check"]);
+    assert!(report.contains("198.51.100.1 is no address of this host"), "{report}");
+    assert_fails(&setup, &["run"], 2, &["write \"198.51.100.1/LOCAL_IP\""]);
+}
+
+#[test]
+fn a_credential_is_signed_with_the_first_shared_secret() {
+    let config = format!("[turn]\nshared_secret = [\"{SECRET}\", \"an-older-secret-of-it\"]\n");
+    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", "127.0.0.1:3478");
+    let before = unix_secs();
+    let printed = setup.printed(&["credentials", "--name", "alice", "--ttl", "60"]);
+    let server: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(server["urls"], serde_json::json!(["turn:127.0.0.1:3478?transport=udp"]));
+    let username = server["username"].as_str().expect("a username");
+    let (expiry, name) = username.split_once(':').expect("expiry:name");
+    let expiry: u64 = expiry.parse().expect("Unix seconds");
+    assert_eq!(name, "alice");
+    assert!((before + 60..=unix_secs() + 60).contains(&expiry), "{expiry} after {before}");
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, SECRET.as_bytes());
+    let expected =
+        base64::engine::general_purpose::STANDARD.encode(hmac::sign(&key, username.as_bytes()));
+    assert_eq!(server["credential"], expected.as_str());
+
+    let setup = Setup::new("");
+    assert_fails(&setup, &["credentials", "--name", "a"], 2, &["set turn.shared_secret"]);
+}
+
+#[test]
+fn invite_before_the_first_start_says_what_to_do() {
+    let setup = Setup::new("");
+    assert_fails(&setup, &["invite"], 1, &["start the daemon once (turncast run)"]);
+    assert_fails(&setup, &["invite", "--rotate"], 1, &["start the daemon once"]);
+    assert!(!setup.state().exists());
+}
+
+#[test]
+fn no_argument_takes_a_secret() {
+    let setup = Setup::new("");
+    for command in ["run", "check", "invite", "credentials", "config"] {
+        let help = setup.printed(&[command, "--help"]).to_lowercase();
+        for word in ["--secret", "--password", "--key", "--shared"] {
+            assert!(!help.contains(word), "{command} has {word}");
+        }
+    }
+}
+
+fn unix_secs() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("after 1970").as_secs()
+}
