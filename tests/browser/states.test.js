@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import { pictureFile, startBrowser } from "./harness/browser.js";
 import { startDaemon } from "./harness/daemon.js";
 import { becomes, goLive, moves, rowsBecome, watch } from "./harness/pages.js";
-import { Cable } from "./harness/proxy.js";
+import { cableFor, daemonFor, HERE } from "./harness/stage.js";
 
 const AXE = await readFile(new URL(import.meta.resolve("axe-core/axe.min.js")), "utf8");
 const SIZES = [
@@ -26,7 +26,7 @@ before(async () => {
 });
 
 after(async () => {
-  await browser?.close(["localhost", "127.0.0.1"]);
+  await browser?.close(HERE);
   await daemon?.stop();
 });
 
@@ -274,12 +274,10 @@ test("the way between two browsers breaks: reconnecting, then failed", async () 
 
 test("the server is out of reach", async (t) => {
   browser.allow(/WebSocket connection/);
-  const own = await startDaemon({
+  const own = await daemonFor(t, {
     tables: { broadcast: "ping_interval_secs = 1\nping_timeout_secs = 1" },
   });
-  t.after(() => own.stop());
-  const cable = await Cable.to(own.address);
-  t.after(() => cable.close());
+  const cable = await cableFor(t, own);
   const page = await goLive(browser, cable.origin, { room: "lost" });
   const watcher = await watch(browser, cable.origin, "nobody");
   await becomes(watcher, "waiting");

@@ -25,7 +25,10 @@ const FLAGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
-  `--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1, EXCLUDE ${SERVER}`,
+  // Chromium asks its maker about the fields of forms, in the name of the page.
+  "--autofill-server-url=http://127.0.0.1:9",
+  `--host-resolver-rules=MAP * ~NOTFOUND${
+    ["localhost", "127.0.0.1", SERVER].map((host) => `, EXCLUDE ${host}`).join("")}`,
 ];
 
 /**
@@ -128,8 +131,9 @@ async function netLogHosts(file, ours) {
     const address = params.url ?? params.host;
     if (!numbers.includes(type) || !address || !ours.some((host) => key.includes(host))) continue;
     if (/^(data|blob|about):/.test(address)) continue;
-    const url = /^\w+:\/\//.test(address) ? address : `http://${address}`;
-    hosts.add(new URL(url).hostname);
+    const { hostname } = new URL(/^\w+:\/\//.test(address) ? address : `http://${address}`);
+    // The names of host candidates are asked on the own link only, by multicast.
+    if (!hostname.endsWith(".local")) hosts.add(hostname);
   }
   return [...hosts];
 }
