@@ -200,7 +200,7 @@ section! {
         );
         /// Watchers of one broadcast. Above about 8, the broadcaster's uplink is the limit.
         viewers_per_room: u32 = Is("8"), Whole(1, 1000);
-        /// Broadcasts at a time.
+        /// Broadcasts at a time. As many rooms again may hold people who wait for one to begin.
         rooms: u32 = Is("100"), Whole(1, 100_000);
         /// How long the place of somebody whose connection was lost is kept.
         grace_secs: u32 = Is("30"), Whole(0, 3600);

@@ -128,7 +128,8 @@ pub struct Options {
     pub allow_peers: Vec<Prefix>,
     /// Peers that the operator closes, before the defaults.
     pub deny_peers: Vec<Prefix>,
-    /// Every address of this host: denied as a peer unless a host prefix allows it.
+    /// Every address of this host: denied as a peer unless a host prefix allows it. Later ones
+    /// come in by [`Shared::set_host_addresses`].
     pub host_addresses: Vec<IpAddr>,
     /// The limits.
     pub limits: Limits,

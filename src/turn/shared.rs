@@ -4,6 +4,7 @@
 //! bandwidth of all. The rest is asked per request, behind short locks.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::bandwidth::SharedBucket;
@@ -66,6 +67,11 @@ impl Shared {
     /// What the relay was configured to do.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Says which addresses this host has now: `Options::host_addresses` again, when they change.
+    pub fn set_host_addresses(&self, addresses: &[IpAddr]) {
+        self.policy.set_hosts(addresses);
     }
 
     /// The relay address of a family, by its place; the first one is used.

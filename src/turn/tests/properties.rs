@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::bench::{options, start};
+use super::bench::{Bench, options, start};
 use crate::credentials::{Entropy, Grants, RoomTag};
 use crate::metrics::Limit;
 use crate::net::Prefix;
@@ -171,6 +171,19 @@ proptest! {
         }
         prop_assert!(bucket.try_take(65_000, start + Duration::from_secs(1_000_000)));
     }
+}
+
+#[test]
+fn an_address_that_the_host_gets_later_is_no_peer() {
+    let bench = Bench::new(options(), 9);
+    let judge = |text: &str| bench.shared.policy.judge(text.parse().expect("an address")).is_ok();
+    assert!(judge("2001:470::7") && judge("8.8.8.8"));
+    let now = ["2001:470::7", "::ffff:8.8.8.8"].map(|text| text.parse().expect("an address"));
+    bench.shared.set_host_addresses(&now);
+    assert!(!judge("2001:470::7") && !judge("8.8.8.8"));
+    assert!(!judge("64:ff9b::808:808"), "in no other form either");
+    bench.shared.set_host_addresses(&[]);
+    assert!(judge("2001:470::7") && judge("8.8.8.8"));
 }
 
 #[test]
