@@ -191,6 +191,7 @@ fn options() -> Options {
             password: Secret::new("wonder".to_owned()),
         }],
         shared_secrets: SharedSecrets::default(),
+        strict_expiry: false,
         allow_peers: vec!["192.0.2.0/24".parse().expect("a constant prefix")],
         deny_peers: Vec::new(),
         host_addresses: vec![own],
