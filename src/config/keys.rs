@@ -144,7 +144,7 @@ section! {
         /// Whether a stream ends with such a credential: with true it is not prolonged (Refresh)
         /// after the expiry; with false the expiry only stops new ones. A broadcast's own streams
         /// end with their link, not with the clock.
-        strict_expiry: bool = Is("false"), Word(&["true", "false"]);
+        strict_expiry: bool = Is("false"), Text("true or false");
         /// Fixed users with long-term credentials. `password_file` may stand for `password`. With
         /// them, clients that know RFC 8489 are asked to hide their names, which they cannot with
         /// credentials of a shared secret: give those to such clients without fixed users beside.

@@ -18,8 +18,8 @@ use crate::telemetry::Secret;
 /// How many addresses a scope holds; more are refused.
 pub const SCOPE_ADDRESSES_MAX: usize = 32;
 
-/// How many usernames of one grant are remembered by their hash: a side of a link has one in use and
-/// one that is about to replace it, so older ones are nobody's; by name they still work.
+/// How many usernames of one grant are remembered by their hash: a side of a link has one in use
+/// and one that is about to replace it, so older ones are nobody's; by name they still work.
 pub const USERHASHES_MAX: usize = 4;
 
 /// The name of a grant: what stands behind the colon in its usernames. Unguessable.

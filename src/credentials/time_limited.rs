@@ -135,8 +135,8 @@ mod tests {
         assert!(limited.is_expired(100));
     }
 
-    // From `printf 1700000000:alice | openssl dgst -sha1 -hmac north -binary | base64`, and the same
-    // with `-sha256`.
+    // From `printf 1700000000:alice | openssl dgst -sha1 -hmac north -binary | base64`, and from
+    // the same with `-sha256`.
     #[test]
     fn the_password_is_the_one_that_openssl_computes() {
         let cases = [

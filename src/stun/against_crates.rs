@@ -114,7 +114,8 @@ proptest! {
     ) {
         let mut built = built;
         built.attributes.retain(|(kind, _)| !is_trailer(*kind));
-        let mut writer = Writer::new(built.class, Method::new(built.method), TransactionId(built.id));
+        let id = TransactionId(built.id);
+        let mut writer = Writer::new(built.class, Method::new(built.method), id);
         for (kind, value) in &built.attributes {
             writer = writer.attribute(*kind, value);
         }

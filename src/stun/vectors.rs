@@ -117,8 +117,8 @@ fn the_sample_with_a_long_term_credential_is_read_and_written() {
     assert_eq!(written, sample);
 }
 
-/// The sample counts its own header in the length field (0x9c in place of 0x88), under which its HMAC
-/// was computed, too; so it is no message, and shows the key and the userhash only.
+/// The sample counts its own header in the length field (0x9c in place of 0x88), under which its
+/// HMAC was computed, too; so it is no message, and shows the key and the userhash only.
 #[test]
 fn the_sample_with_sha256_is_refused_as_printed_and_read_when_corrected() {
     let mut sample = bytes(REQUEST_SHA256);
