@@ -99,6 +99,9 @@ pub struct Signer {
     pub algorithm: PasswordAlgorithm,
     /// The attribute of the answer.
     pub integrity: Integrity,
+    /// Whether MESSAGE-INTEGRITY stands in front of MESSAGE-INTEGRITY-SHA256, for a client that
+    /// knows no other.
+    pub also_sha1: bool,
 }
 
 impl Signer {

@@ -84,7 +84,10 @@ impl Writer {
 
     /// The message, signed as `signer` says, with FINGERPRINT when asked for.
     #[must_use]
-    pub fn finish_signed(self, signer: &Signer, fingerprint: bool) -> Vec<u8> {
+    pub fn finish_signed(mut self, signer: &Signer, fingerprint: bool) -> Vec<u8> {
+        if signer.also_sha1 && signer.integrity == Integrity::Sha256 {
+            self = self.integrity(Integrity::Sha1, signer.key());
+        }
         self.integrity(signer.integrity, signer.key()).close(fingerprint)
     }
 
@@ -204,7 +207,7 @@ mod tests {
         let keys = LongTermKeys::derive("anna", "example.org", "password");
         for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
             for integrity in [Integrity::Sha1, Integrity::Sha256] {
-                let signer = Signer { keys, algorithm, integrity };
+                let signer = Signer { keys, algorithm, integrity, also_sha1: false };
                 let bytes = new().attribute(attr::USERNAME, b"anna").finish_signed(&signer, true);
                 let message = Message::parse(&bytes).unwrap();
                 assert_eq!(message.integrity(), Some(integrity));
@@ -215,6 +218,22 @@ mod tests {
                 assert_eq!((tag.kind, tag.value.len()), (integrity.kind(), integrity.tag_bytes()));
             }
         }
+    }
+
+    #[test]
+    fn a_signer_puts_the_older_integrity_in_front_when_asked() {
+        let keys = LongTermKeys::derive("anna", "example.org", "password");
+        let (algorithm, integrity) = (PasswordAlgorithm::Md5, Integrity::Sha256);
+        let signer = Signer { keys, algorithm, integrity, also_sha1: true };
+        let bytes = new().attribute(attr::USERNAME, b"anna").finish_signed(&signer, false);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.integrity_ok(signer.key()), Some(true));
+        // A client that stops at the first one reads a message that ends there.
+        let mut older = bytes[..bytes.len() - 36].to_vec();
+        older[3] -= 36;
+        let message = Message::parse(&older).unwrap();
+        assert_eq!(message.integrity(), Some(Integrity::Sha1));
+        assert_eq!(message.integrity_ok(signer.key()), Some(true));
     }
 
     #[test]

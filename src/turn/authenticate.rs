@@ -119,8 +119,11 @@ pub(super) fn authenticate<'a>(
     if nonce != NonceState::Valid {
         return Err(Unproven::Challenge(Why::StaleNonce));
     }
-    let key = Signer { keys, algorithm: asked.algorithm, integrity: asked.integrity };
-    Ok(Caller { username, key, holder })
+    // A client that names an algorithm is to sign by SHA-256 (§9.2.5). One that does not, and signs
+    // by SHA-1 alone, is unlikely to understand an answer that has only what the RFC asks for.
+    let also_sha1 = message.integrity() == Some(Integrity::Sha1);
+    let Asked { algorithm, integrity } = asked;
+    Ok(Caller { username, key: Signer { keys, algorithm, integrity, also_sha1 }, holder })
 }
 
 /// What a request says about itself.
