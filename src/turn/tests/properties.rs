@@ -12,7 +12,7 @@ use crate::credentials::{Entropy, Grants, RoomTag};
 use crate::metrics::Limit;
 use crate::net::Prefix;
 use crate::turn::bandwidth::SharedBucket;
-use crate::turn::nonce::{NONCE_BYTES, NonceState, Nonces};
+use crate::turn::nonce::{NONCE_BYTES, NonceState, Nonces, offers_password_algorithms};
 use crate::turn::peers::{Peers, Unbindable};
 use crate::turn::policy::{CanonicalPeer, Policy};
 use crate::turn::ports::{PortLease, PortPool};
@@ -126,11 +126,15 @@ proptest! {
         made in 0u64..1 << 40,
         age in 0u64..5000,
         flip in 0..NONCE_BYTES * 8,
+        anonymity: bool,
     ) {
-        let nonces = Nonces::new(3600, &mut Entropy::from_seed([seed; 32]));
+        let nonces = Nonces::new(3600, anonymity, &mut Entropy::from_seed([seed; 32]));
         let client = SocketAddr::new(IpAddr::from(client), port);
         let nonce = nonces.make(client, made);
-        prop_assert!(nonce.starts_with(b"obMatJos2AAAA"));
+        // Bits 0 and 1 of 24 in base64: 100000 or 110000, and zeros.
+        let prefix = if anonymity { b"obMatJos2wAAA" } else { b"obMatJos2gAAA" };
+        prop_assert!(nonce.starts_with(prefix));
+        prop_assert!(offers_password_algorithms(&nonce));
         prop_assert!(nonce.iter().all(u8::is_ascii_graphic));
         let expected = if age < 3600 { NonceState::Valid } else { NonceState::Stale };
         prop_assert_eq!(nonces.check(&nonce, client, made + age), expected);
@@ -141,8 +145,22 @@ proptest! {
         forged[flip / 8] ^= 1 << (flip % 8);
         prop_assert_eq!(nonces.check(&forged, client, made), NonceState::Wrong);
         prop_assert_eq!(nonces.check(&nonce[..flip / 8], client, made), NonceState::Wrong);
-        let elsewhere = Nonces::new(3600, &mut Entropy::from_seed([seed ^ 1; 32]));
+        let elsewhere = Nonces::new(3600, anonymity, &mut Entropy::from_seed([seed ^ 1; 32]));
         prop_assert_eq!(elsewhere.check(&nonce, client, made), NonceState::Wrong);
+    }
+
+    #[test]
+    fn only_the_first_bit_of_a_cookie_offers_algorithms(
+        features: [u8; 3],
+        rest in "[!-~]{0,30}",
+        cut in 0usize..13,
+    ) {
+        use base64::Engine as _;
+        let features_text = base64::engine::general_purpose::STANDARD.encode(features);
+        let nonce = format!("obMatJos2{features_text}{rest}");
+        prop_assert_eq!(offers_password_algorithms(nonce.as_bytes()), features[0] & 0x80 != 0);
+        prop_assert!(!offers_password_algorithms(&nonce.as_bytes()[..cut]));
+        prop_assert!(!offers_password_algorithms(nonce.to_lowercase().as_bytes()));
     }
 
     #[test]

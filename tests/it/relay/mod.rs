@@ -91,6 +91,7 @@ fn engine() -> turn::Options {
             password: Secret::new("wonder".to_owned()),
         }],
         shared_secrets: SharedSecrets::default(),
+        strict_expiry: false,
         allow_peers: vec!["127.0.0.3/32".parse().expect("a prefix")],
         deny_peers: Vec::new(),
         host_addresses: vec![ip(&own), ip("127.0.0.1"), ip("127.0.0.3"), ip("::1")],
