@@ -4,6 +4,7 @@
 // connecting, live, ended. A reload in the middle of a broadcast comes back by itself: the tab
 // keeps the room and the key that proves it is ours.
 
+import { keepAwake } from "./lib/awake.js";
 import { expose } from "./lib/inspect.js";
 import { canShareScreen, HEIGHTS, listDevices, NONE, SCREEN, secureEnough, Sources }
   from "./lib/media.js";
@@ -450,6 +451,7 @@ function setState(next) {
   show(part("live"), next === "live");
   show(part("ended"), next === "ended");
   show(part("clock"), next === "live");
+  keepAwake(next === "live");
   part("go-text").textContent = next === "connecting" ? "Going live" : "Go live";
   clearInterval(clockTimer);
   if (next === "live") {

@@ -194,7 +194,7 @@ async function presentNow() {
   if (next?.state !== "connected") return;
   if (shown && shown !== next && !next.stream.getTracks().length) return;
   await stage.present(next.stream);
-  if (link !== next || shown === next) return;
+  if (link !== next || shown === next || stage.stream !== next.stream) return;
   const before = shown;
   shown = next;
   if (before) before.close();
