@@ -142,6 +142,10 @@ fn relay(config: &Config, findings: &mut Findings) {
             findings.refuse("turn.relay_addresses", Problem::new(title));
         }
     }
+    if turn.credential_hash.is_empty() {
+        let problem = Problem::new("without a hash no credential of a shared secret is good");
+        findings.refuse("turn.credential_hash", problem.help("allowed: \"sha1\" or \"sha256\""));
+    }
     if turn.limits.bandwidth_bytes_per_sec != 0
         && turn.limits.bandwidth_per_allocation_bytes_per_sec > turn.limits.bandwidth_bytes_per_sec
     {

@@ -5,6 +5,7 @@
 
 mod bench;
 mod network;
+mod oracle;
 mod packets;
 mod properties;
 mod transcripts;
