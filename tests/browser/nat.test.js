@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { closing } from "./harness/cleanup.js";
 import { KEY } from "./harness/daemon.js";
 import { mayMakeNetworks, Network, SERVER, SERVER_INSIDE } from "./harness/network.js";
-import { becomes, goLive, leaveNothing, rowsBecome, seesAndHears, selectedPair, watch }
+import { becomes, goLive, leaveNothing, moves, rowsBecome, seesAndHears, selectedPair, watch }
   from "./harness/pages.js";
 import { browserFor, daemonFor } from "./harness/stage.js";
 
@@ -67,6 +67,22 @@ test("two symmetric NATs are crossed through the relay", { skip }, async (t) => 
   for (const which of ["a", "b"]) {
     assert.equal(await network.strayPackets(which), 0, `client ${which} spoke to another host`);
   }
+});
+
+test("a break of the network is healed without a new link", { skip }, async (t) => {
+  const { network, studio, sofa } = await stage(t);
+  const broadcaster = await goLive(studio, ORIGIN, { room: "tunnel", key: KEY });
+  const watcher = await watch(sofa, ORIGIN, "tunnel");
+  await seesAndHears(watcher);
+  const link = await watcher.evaluate(() => turncast.links[0].id);
+  await network.cutUdp("b", true);
+  await becomes(watcher, "reconnecting");
+  await rowsBecome(broadcaster, ["Viewer 1: Reconnecting"]);
+  await network.cutUdp("b", false);
+  await becomes(watcher, "live");
+  await moves(watcher);
+  assert.equal(await watcher.evaluate(() => turncast.links[0].id), link);
+  await rowsBecome(broadcaster, ["Viewer 1: Relayed · UDP"]);
 });
 
 test("without the relay two symmetric NATs are not crossed, and the page says so",

@@ -215,6 +215,21 @@ test("who watches is told that the broadcast has ended, and the camera is off", 
   await becomes(broadcaster, "live");
 });
 
+test("a connection that died on one side is rebuilt", async (t) => {
+  const { daemon, studio, sofa } = await stage(t);
+  const broadcaster = await goLive(studio, daemon.web, { room: "rebuilt", relay: true });
+  const watcher = await watch(sofa, daemon.web, "rebuilt", { relay: true });
+  await seesAndHears(watcher);
+  const link = await watcher.evaluate(() => turncast.links[0].id);
+  await broadcaster.evaluate(() => turncast.pcs[0].close());
+  await becomes(watcher, "reconnecting");
+  await becomes(watcher, "live", 60_000);
+  await moves(watcher);
+  assert.notEqual(await watcher.evaluate(() => turncast.links[0].id), link);
+  await rowsBecome(broadcaster, ["Viewer 1: Relayed · UDP"]);
+  await leaveNothing(daemon, watcher, broadcaster);
+});
+
 test("a change of the picture reconnects nobody", async (t) => {
   const { daemon, studio, sofa } = await stage(t);
   const broadcaster = await goLive(studio, daemon.web, { room: "change" });
