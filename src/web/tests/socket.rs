@@ -313,6 +313,8 @@ async fn a_slow_reader_loses_its_own_websocket_and_nobody_elses() {
     setup.web.limits.queue_bytes = 256 * 1024;
     setup.web.limits.bytes_per_sec = 1_000_000_000;
     setup.web.limits.messages_per_sec = 1_000_000;
+    // The full queue ends it, and not the edge.
+    setup.edge.write_stall = Duration::from_secs(3600);
     let server = setup.start();
     let (mut broadcaster, _) = Client::join(&server, "broadcaster", "room").await;
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
