@@ -12,7 +12,7 @@ use super::sys::{
     BATCH, Datagram, Poll, RecvBatch, SendBatch, relay_socket, was_address_in_use, was_exhausted,
 };
 use crate::metrics::{DropReason, WorkerMetrics};
-use crate::turn::{BindFailure, FiveTuple, RelayId};
+use crate::turn::{BindFailure, FiveTuple, HeldSocket, RelayId};
 
 /// What a socket is to its worker, packed into the number that epoll hands back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,21 +101,34 @@ impl Sockets {
         Ok(Self { poll, clients, relays: FxHashMap::default(), relay_buffer_bytes })
     }
 
-    /// Binds the socket of allocation `relay`.
+    /// Binds the socket `relay` of an allocation.
     pub(super) fn bind(&mut self, relay: RelayId, local: SocketAddr) -> Result<(), BindFailure> {
-        let bound = relay_socket(local, self.relay_buffer_bytes).and_then(|socket| {
-            self.poll.add(socket.as_fd(), Token::Relay(relay.0).number())?;
-            Ok(socket)
-        });
-        match bound {
-            Ok(socket) => {
-                self.relays.insert(relay, socket);
-                Ok(())
-            }
-            Err(error) if was_address_in_use(&error) => Err(BindFailure::PortTaken),
-            Err(error) if was_exhausted(&error) => Err(BindFailure::Exhausted),
-            Err(_) => Err(BindFailure::Unavailable),
-        }
+        let socket = self.open(local)?;
+        self.watch(relay, socket)
+    }
+
+    /// Binds a socket that is held for a later allocation, here or at another worker. Nobody reads
+    /// it until then; its receive buffer bounds what gathers.
+    pub(super) fn reserve(&self, local: SocketAddr) -> Result<HeldSocket, BindFailure> {
+        self.open(local).map(HeldSocket::new)
+    }
+
+    /// Takes a socket over that was held for the allocation of `relay`.
+    pub(super) fn adopt(&mut self, relay: RelayId, held: HeldSocket) -> Result<(), BindFailure> {
+        // Only `reserve` makes them, so it is a socket of its kind.
+        let socket = held.into_socket().ok_or(BindFailure::Unavailable)?;
+        self.watch(relay, socket)
+    }
+
+    fn open(&self, local: SocketAddr) -> Result<Socket, BindFailure> {
+        relay_socket(local, self.relay_buffer_bytes).map_err(bind_failure)
+    }
+
+    fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
+        let watched = self.poll.add(socket.as_fd(), Token::Relay(relay.0).number());
+        watched.map_err(bind_failure)?;
+        self.relays.insert(relay, socket);
+        Ok(())
     }
 
     /// Closes the socket of allocation `relay`.
@@ -264,6 +277,16 @@ impl Outbound {
     pub(super) fn forget(&mut self) {
         self.waiting.clear();
         self.answers.clear();
+    }
+}
+
+fn bind_failure(error: io::Error) -> BindFailure {
+    if was_address_in_use(&error) {
+        BindFailure::PortTaken
+    } else if was_exhausted(&error) {
+        BindFailure::Exhausted
+    } else {
+        BindFailure::Unavailable
     }
 }
 

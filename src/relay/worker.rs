@@ -20,7 +20,8 @@ use super::udp::{Outbound, Sockets, Token};
 use crate::metrics::{DropReason, Heartbeat, Limit, WorkerMetrics};
 use crate::net::Now;
 use crate::turn::{
-    Action, Actions, FiveTuple, HEADROOM, RelayId, Server, TAILROOM, Transport, Verdict,
+    Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, Server, TAILROOM, Transport,
+    Verdict,
 };
 
 /// All that one worker has.
@@ -242,7 +243,15 @@ impl Running {
                             self.worker.metrics.dropped(DropReason::SendFailed);
                         }
                     }
-                    Action::Bind { relay, local } => self.bind(relay, local),
+                    Action::Bind { relay, local } => {
+                        let result = self.worker.sockets.bind(relay, local);
+                        self.bound(relay, result);
+                    }
+                    Action::Adopt { relay, socket } => {
+                        let result = self.worker.sockets.adopt(relay, socket);
+                        self.bound(relay, result);
+                    }
+                    Action::Reserve { relay, local } => self.reserve(relay, local),
                     Action::Close { relay } => {
                         // What was relayed before the end still leaves.
                         self.flush();
@@ -257,14 +266,20 @@ impl Running {
         }
     }
 
-    fn bind(&mut self, relay: RelayId, local: std::net::SocketAddr) {
+    fn bound(&mut self, relay: RelayId, result: Result<(), BindFailure>) {
         let Self { worker, actions, now, .. } = self;
-        let result = worker.sockets.bind(relay, local);
         let told = guard(&worker.metrics, || worker.engine.bound(*now, relay, result, actions));
         if told.is_none() {
             // Whether the engine still knows of it is open; a socket that nobody closes is worse.
             worker.sockets.close(relay);
         }
+    }
+
+    fn reserve(&mut self, relay: RelayId, local: std::net::SocketAddr) {
+        let Self { worker, actions, now, .. } = self;
+        let result = worker.sockets.reserve(local);
+        // A panic closes the socket on its way.
+        guard(&worker.metrics, || worker.engine.reserved(*now, relay, result, actions));
     }
 
     fn flush(&mut self) {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
+use super::control::AddressFamily;
 use super::header::message_type;
 use super::message::{ATTRIBUTE_HEADER_BYTES, padded};
 use super::{
@@ -64,6 +65,13 @@ impl Writer {
         debug_assert!((300..=699).contains(&code), "{code} is no error code");
         let fixed = [0, 0, ((code / 100) & 7) as u8, (code % 100) as u8];
         self.attribute_of(attr::ERROR_CODE, &fixed, reason.as_bytes())
+    }
+
+    /// Adds ADDRESS-ERROR-CODE: why there is no relayed address of `family`
+    /// (RFC 8656, section 18.12).
+    pub fn address_error_code(self, family: AddressFamily, code: u16, reason: &str) -> Self {
+        let fixed = [family.number(), 0, ((code / 100) & 7) as u8, (code % 100) as u8];
+        self.attribute_of(attr::ADDRESS_ERROR_CODE, &fixed, reason.as_bytes())
     }
 
     /// Adds UNKNOWN-ATTRIBUTES, as a 420 has it (RFC 8489, section 14.13).

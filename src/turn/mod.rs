@@ -12,11 +12,13 @@ mod bandwidth;
 mod method;
 mod nonce;
 mod peers;
+mod pending;
 mod policy;
 mod ports;
 mod quota;
 mod reject;
 mod relayed;
+mod reservations;
 mod server;
 mod shared;
 mod table;
@@ -31,6 +33,7 @@ use crate::credentials::SharedSecrets;
 use crate::net::Prefix;
 use crate::telemetry::Secret;
 
+pub use reservations::HeldSocket;
 pub use server::Server;
 pub use shared::Shared;
 
@@ -135,7 +138,7 @@ pub struct Options {
 }
 
 /// What the engine asks of its worker besides sending the verdict's packet.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Action {
     /// Send this answer to the client.
     Answer {
@@ -150,6 +153,21 @@ pub enum Action {
         relay: RelayId,
         /// Address and port.
         local: SocketAddr,
+    },
+    /// Bind a socket to `local` and give it to [`Server::reserved`]: a port that is held for a
+    /// later allocation, perhaps at another worker.
+    Reserve {
+        /// The relay socket that waits for it. It is bound by an [`Action::Bind`] of its own.
+        relay: RelayId,
+        /// Address and port.
+        local: SocketAddr,
+    },
+    /// Take a socket over that was held for this allocation, then call [`Server::bound`].
+    Adopt {
+        /// The name of the socket from now on.
+        relay: RelayId,
+        /// The socket, bound.
+        socket: HeldSocket,
     },
     /// Close the socket; its name is free afterwards.
     Close {

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::policy::CanonicalPeer;
+use crate::stun::control::AddressFamily;
 
 /// How long a permission lasts (RFC 8656, section 9).
 const PERMISSION_LIFE: Duration = Duration::from_secs(300);
@@ -155,6 +156,14 @@ impl Peers {
             }
         }
         Ok(())
+    }
+
+    /// Takes the permissions and channels of a family out.
+    pub(super) fn forget(&mut self, family: AddressFamily) {
+        let stays = |ip: IpAddr| AddressFamily::of(ip) != family;
+        self.permissions.retain(|permission| stays(permission.peer.ip));
+        self.channels.retain(|channel| stays(channel.peer.ip));
+        self.channels_by_peer.retain(|(peer, _)| stays(peer.ip()));
     }
 
     fn permit_one(&mut self, peer: CanonicalPeer, now: Instant) {

@@ -88,6 +88,13 @@ impl Quota {
     }
 }
 
+impl QuotaUnit {
+    /// Who pays.
+    pub(super) fn payer(&self) -> &Payer {
+        &self.payer
+    }
+}
+
 impl Drop for QuotaUnit {
     fn drop(&mut self) {
         let mut taken = self.quota.lock();

@@ -83,6 +83,16 @@ reasons! {
     TransportUnsupported = UnsupportedTransport 442, "only UDP is relayed";
     /// No relay address of the family that was asked for.
     FamilyUnsupported = AddressFamilyNotSupported 440, "no relay address of this family";
+    /// RESERVATION-TOKEN beside EVEN-PORT or a family.
+    TokenConflict = BadRequest 400, "a reservation token stands alone";
+    /// A RESERVATION-TOKEN that is unknown, was used, or has expired.
+    TokenUnknown = InsufficientCapacity 508, "nothing is reserved under this token";
+    /// REQUESTED-ADDRESS-FAMILY beside ADDITIONAL-ADDRESS-FAMILY.
+    FamilyConflict = BadRequest 400, "two attributes name an address family";
+    /// ADDITIONAL-ADDRESS-FAMILY of anything but IPv6.
+    AdditionalFamily = BadRequest 400, "the additional address family can be IPv6 only";
+    /// EVEN-PORT with a reservation beside ADDITIONAL-ADDRESS-FAMILY.
+    PairConflict = BadRequest 400, "a reserved port and a second family exclude each other";
     /// A Refresh for another family than that of the allocation.
     FamilyMismatch = PeerFamilyMismatch 443, "the allocation has another address family";
     /// The user or the grant has as many allocations as it may.

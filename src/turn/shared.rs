@@ -4,6 +4,7 @@
 //! bandwidth of all. The rest is asked per request, behind short locks.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::bandwidth::SharedBucket;
@@ -12,13 +13,15 @@ use super::policy::Policy;
 use super::ports::PortPool;
 use super::quota::Quota;
 use super::relayed::Relayed;
+use super::reservations::Reservations;
 use super::{FixedUser, Options, RelayAddress};
 use crate::credentials::{Entropy, Grants};
 use crate::net::PrefixBuckets;
 use crate::stun::long_term_key;
 
-/// What all workers of a relay share: grants, quotas, ports, live relayed addresses, the nonce
-/// key and the buckets of strangers. The packet path reads atomics only.
+/// What all workers of a relay share: grants, quotas, ports, ports in reserve with their
+/// sockets, live relayed addresses, the nonce key and the buckets of strangers. The packet path
+/// reads atomics only.
 pub struct Shared {
     /// Grants of the hub.
     pub grants: Arc<Grants>,
@@ -28,6 +31,8 @@ pub struct Shared {
     pub(super) strangers: PrefixBuckets,
     pub(super) quota: Arc<Quota>,
     pub(super) relayed: Arc<Relayed>,
+    /// Ports in reserve, with their sockets.
+    pub(super) reservations: Reservations,
     pub(super) bandwidth: SharedBucket,
     pub(super) fixed_users: FixedUsers,
     /// One pool for each relay address.
@@ -55,6 +60,7 @@ impl Shared {
                 entropy.u64(),
             ),
             quota: Quota::new(limits),
+            reservations: Reservations::default(),
             relayed: Relayed::new(relay_addresses, options.relay_ports),
             bandwidth: SharedBucket::new(limits.bandwidth_bytes_per_sec),
             fixed_users: FixedUsers::new(&options, entropy),
@@ -72,6 +78,11 @@ impl Shared {
     pub(super) fn relay_address(&self, ipv6: bool) -> Option<(usize, RelayAddress)> {
         let mut addresses = self.options.relay_addresses.iter().copied().enumerate();
         addresses.find(|(_, address)| address.public.is_ipv6() == ipv6)
+    }
+
+    /// What relay sockets are bound to, by the place of the relay address.
+    pub(super) fn local(&self, relay_address: usize) -> IpAddr {
+        self.options.relay_addresses[relay_address].local
     }
 
     /// The free ports of a relay address, by its place.

@@ -11,8 +11,8 @@ use crate::net::Now;
 use crate::stun::{Class, Message, Method, TransactionId, Writer, attr, long_term_key};
 use crate::telemetry::Secret;
 use crate::turn::{
-    Action, Actions, BindFailure, FiveTuple, FixedUser, HEADROOM, Limits, Options, RelayAddress,
-    RelayId, Server, Shared, TAILROOM, Transport, Verdict,
+    Action, Actions, BindFailure, FiveTuple, FixedUser, HEADROOM, HeldSocket, Limits, Options,
+    RelayAddress, RelayId, Server, Shared, TAILROOM, Transport, Verdict,
 };
 
 pub(super) const START_UNIX_SECS: u64 = 1_000_000_000;
@@ -215,6 +215,14 @@ impl Bench {
                     Action::Answer { bytes, .. } => answers.push(bytes),
                     Action::Bind { relay, .. } => {
                         self.server.bound(self.now, relay, Ok(()), &mut actions);
+                    }
+                    Action::Adopt { relay, socket } => {
+                        assert!(socket.into_socket::<SocketAddr>().is_some(), "as it was held");
+                        self.server.bound(self.now, relay, Ok(()), &mut actions);
+                    }
+                    Action::Reserve { relay, local } => {
+                        let held = Ok(HeldSocket::new(local));
+                        self.server.reserved(self.now, relay, held, &mut actions);
                     }
                     Action::Close { .. } => {}
                 }

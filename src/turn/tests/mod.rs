@@ -1,11 +1,13 @@
 //! Tests of the engine through its public face, in virtual time.
 //!
 //! [`bench`] is one engine with clients and peers around it; [`transcripts`] replays the texts of
-//! `src/turn/transcripts/`; [`properties`] draws random cases; [`network`] lets packets get lost.
+//! `src/turn/transcripts/`; [`properties`] and [`reservations`] draw random cases; [`network`] lets
+//! packets get lost.
 
 mod bench;
 mod network;
 mod packets;
 mod properties;
+mod reservations;
 mod transcripts;
 mod words;

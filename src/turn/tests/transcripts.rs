@@ -10,13 +10,14 @@
 //! > NAME channel NUMBER [TEXT]    ChannelData
 //! > NAME raw HEX
 //! > peer ADDRESS to NAME TEXT     a datagram on NAME's relayed address
+//! > peer6 ADDRESS to NAME TEXT    on the IPv6 one of a dual allocation
 //! > bound RESULT                  what became of the last bind, when `config bind=manual`
 //! > wait SECS, > sweep, > revoke GRANT, > close
 //! < what the engine did           written by the test
 //! + what it counted               written by the test
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,9 +26,11 @@ use std::sync::{Arc, Mutex};
 use super::bench::{Ask, Bench, Holds, REALM, START_UNIX_SECS, bind_failure, five_tuple, options};
 use super::words::{Words, append, attribute, describe, from_hex, payload, read_attributes, show};
 use crate::metrics::{Code, DropReason, Limit, Method as Label};
-use crate::stun::{Class, Method, attr};
+use crate::stun::{Class, Message, Method, attr};
 use crate::turn::reject::Why;
-use crate::turn::{Action, Actions, HEADROOM, Options, RelayAddress, RelayId, TAILROOM, Verdict};
+use crate::turn::{
+    Action, Actions, HEADROOM, HeldSocket, Options, RelayAddress, RelayId, TAILROOM, Verdict,
+};
 
 #[test]
 fn every_transcript_is_replayed_to_the_letter_and_sees_every_refusal() {
@@ -149,8 +152,12 @@ struct Script {
     bench: Option<Bench>,
     manual_bind: bool,
     clients: HashMap<String, Client>,
-    to_bind: Option<RelayId>,
+    /// Sockets that are being bound, in the order in which they were asked for; with an address
+    /// when they will be held.
+    to_bind: VecDeque<(RelayId, Option<SocketAddr>)>,
     counted: HashMap<String, u64>,
+    /// The last RESERVATION-TOKEN that a client was told.
+    token: Vec<u8>,
 }
 
 struct Client {
@@ -166,8 +173,9 @@ impl Script {
             bench: None,
             manual_bind: false,
             clients: HashMap::new(),
-            to_bind: None,
+            to_bind: VecDeque::new(),
             counted: HashMap::new(),
+            token: Vec::new(),
         };
         let mut out = String::new();
         for line in text.lines().filter(|line| !line.starts_with(['<', '+'])) {
@@ -264,11 +272,19 @@ impl Script {
             }
             ["close"] => self.bench().server.close_all(&mut actions),
             ["bound", result] => {
-                let relay = self.to_bind.take().expect("a bind is pending");
+                let (relay, held) = self.to_bind.pop_front().expect("a bind is pending");
                 let bench = self.bench();
-                bench.server.bound(bench.now, relay, bind_failure(result), &mut actions);
+                let (now, result) = (bench.now, bind_failure(result));
+                match held {
+                    None => bench.server.bound(now, relay, result, &mut actions),
+                    Some(local) => {
+                        let held = result.map(|()| HeldSocket::new(local));
+                        bench.server.reserved(now, relay, held, &mut actions);
+                    }
+                }
             }
-            ["peer", peer, "to", name, text] => self.peer(peer, name, text, out),
+            ["peer", peer, "to", name, text] => self.peer(peer, name, text, false, out),
+            ["peer6", peer, "to", name, text] => self.peer(peer, name, text, true, out),
             [name, ref rest @ ..] => {
                 let datagram = self.datagram(name, rest);
                 let client = self.clients.get_mut(name).expect("a client");
@@ -296,6 +312,10 @@ impl Script {
         for action in actions {
             match action {
                 Action::Answer { five_tuple, bytes } => {
+                    let message = Message::parse(&bytes).expect("a message");
+                    if let Some(token) = message.first(attr::RESERVATION_TOKEN) {
+                        self.token = token.to_vec();
+                    }
                     let address = five_tuple.client;
                     let mut clients = self.clients.iter();
                     let (name, client) =
@@ -306,14 +326,32 @@ impl Script {
                 Action::Bind { relay, local } => {
                     writeln!(out, "< bind {local}").expect("a string takes all");
                     if self.manual_bind {
-                        self.to_bind = Some(relay);
+                        self.to_bind.push_back((relay, None));
                     } else {
                         let bench = self.bench();
                         bench.server.bound(bench.now, relay, Ok(()), &mut more);
                     }
                 }
+                Action::Reserve { relay, local } => {
+                    writeln!(out, "< reserve {local}").expect("a string takes all");
+                    if self.manual_bind {
+                        self.to_bind.push_back((relay, Some(local)));
+                    } else {
+                        let bench = self.bench();
+                        let held = Ok(HeldSocket::new(local));
+                        bench.server.reserved(bench.now, relay, held, &mut more);
+                    }
+                }
+                Action::Adopt { relay, socket } => {
+                    let local = socket.into_socket::<SocketAddr>().expect("as it was held");
+                    writeln!(out, "< adopt {local}").expect("a string takes all");
+                    let bench = self.bench();
+                    bench.server.bound(bench.now, relay, Ok(()), &mut more);
+                }
                 Action::Close { relay } => {
-                    writeln!(out, "< close {}", relay.0).expect("a string takes all");
+                    let (place, family) = (relay.0 >> 1, relay.0 & 1);
+                    let family = if family == 0 { "" } else { " ipv6" };
+                    writeln!(out, "< close {place}{family}").expect("a string takes all");
                 }
             }
         }
@@ -322,12 +360,13 @@ impl Script {
         }
     }
 
-    fn peer(&mut self, peer: &str, name: &str, text: &str, out: &mut String) {
+    fn peer(&mut self, peer: &str, name: &str, text: &str, second: bool, out: &mut String) {
         let payload = payload(text);
         let address = self.clients[name].address;
         let peer = peer.parse().expect("an address");
         let bench = self.bench();
         let relay = bench.server.relay_of(&five_tuple(address)).expect("an allocation");
+        let relay = if second { RelayId(relay.0 | 1) } else { relay };
         let mut buffer = vec![0xEE; HEADROOM + payload.len() + TAILROOM];
         let range = HEADROOM..HEADROOM + payload.len();
         buffer[range.clone()].copy_from_slice(&payload);
@@ -359,8 +398,9 @@ impl Script {
     /// Builds a STUN message. `user=` NAME of a fixed user or grant, or a time-limited username
     /// (`secret=2`: signed with the second secret); `password=`, `realm=`,
     /// `nonce=stale|wrong|other`, `without=ATTR`; `tx=` a transaction id; `peer=`, `channel=`,
-    /// `transport=`, `family=`, `lifetime=`, `text=`, `attr=KIND:HEX`, `behind=KIND:HEX` (after the
-    /// integrity); `fingerprint`, `fingerprint=wrong`.
+    /// `transport=`, `family=`, `additional=`, `lifetime=`, `text=`, `even`, `reserve` (EVEN-PORT),
+    /// `token` (the last one told), `attr=KIND:HEX`, `behind=KIND:HEX` (after the integrity);
+    /// `fingerprint`, `fingerprint=wrong`.
     fn build(&mut self, name: &str, method: &str, words: &Words<'_>) -> Vec<u8> {
         let (class, method) = match method {
             "binding" => (Class::Request, Method::BINDING),
@@ -377,6 +417,9 @@ impl Script {
         let mut ask = self.bench().ask(method);
         if let Some(tx) = words.get("tx") {
             ask.transaction.0.fill(tx.parse().expect("a number"));
+        }
+        if words.get("token") == Some("") {
+            ask.attributes.push((attr::RESERVATION_TOKEN, self.token.clone()));
         }
         read_attributes(words, &mut ask);
         let has_transport = words.has("transport") || words.get("without") == Some("transport");

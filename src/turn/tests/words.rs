@@ -43,6 +43,9 @@ pub(super) fn read_attributes(words: &Words<'_>, ask: &mut Ask) {
             }
             "transport" => (attr::REQUESTED_TRANSPORT, byte()),
             "family" => (attr::REQUESTED_ADDRESS_FAMILY, byte()),
+            "additional" => (attr::ADDITIONAL_ADDRESS_FAMILY, byte()),
+            "even" => (attr::EVEN_PORT, vec![0]),
+            "reserve" => (attr::EVEN_PORT, vec![0x80]),
             "lifetime" => (attr::LIFETIME, number()),
             "text" => (attr::DATA, payload(value)),
             "attr" => attribute(value),
@@ -122,6 +125,12 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
             attr::LIFETIME => {
                 let secs: [u8; 4] = value.try_into().expect("4 bytes");
                 format!("lifetime={}", u32::from_be_bytes(secs))
+            }
+            attr::RESERVATION_TOKEN => format!("token({})", value.len()),
+            attr::ADDRESS_ERROR_CODE => {
+                let code = u16::from(value[2]) * 100 + u16::from(value[3]);
+                let phrase = String::from_utf8_lossy(&value[4..]).into_owned();
+                format!("ipv{}={code} {phrase:?}", [0, 4, 6][usize::from(value[0])])
             }
             attr::REALM => format!("realm={}", String::from_utf8_lossy(value)),
             attr::NONCE => format!("nonce({})", value.len()),

@@ -11,8 +11,8 @@ use turncast::net::Now;
 use turncast::stun::{Class, Message, Method, TransactionId, Writer, attr, long_term_key};
 use turncast::telemetry::Secret;
 use turncast::turn::{
-    Action, Actions, FiveTuple, FixedUser, HEADROOM, Limits, Options, RelayAddress, RelayId,
-    Server, Shared, TAILROOM, Transport, Verdict,
+    Action, Actions, FiveTuple, FixedUser, HEADROOM, HeldSocket, Limits, Options, RelayAddress,
+    RelayId, Server, Shared, TAILROOM, Transport, Verdict,
 };
 
 const REALM: &str = "turncast";
@@ -147,6 +147,17 @@ impl Script {
                     }
                 }
                 Action::Bind { relay, .. } => {
+                    self.relays.push(relay);
+                    let mut more = Actions::new();
+                    self.server.bound(self.now, relay, Ok(()), &mut more);
+                    self.carry_out(more);
+                }
+                Action::Reserve { relay, local } => {
+                    let mut more = Actions::new();
+                    self.server.reserved(self.now, relay, Ok(HeldSocket::new(local)), &mut more);
+                    self.carry_out(more);
+                }
+                Action::Adopt { relay, .. } => {
                     self.relays.push(relay);
                     let mut more = Actions::new();
                     self.server.bound(self.now, relay, Ok(()), &mut more);

@@ -58,6 +58,26 @@ impl Client {
         Ok(address(&answer, attr::ATTR_XOR_RELAYED_ADDRESS))
     }
 
+    /// Allocates with attributes of its own and gives the answer, or the error code.
+    pub(crate) fn allocate_with(
+        &mut self,
+        attributes: &[(attr::AttrType, &[u8])],
+    ) -> Result<Message, u16> {
+        self.request(stun::METHOD_ALLOCATE, |message| {
+            message.add(attr::ATTR_REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+            attributes.iter().for_each(|(kind, value)| message.add(*kind, value));
+        })
+    }
+
+    /// Ends the relayed address of a family: 1 for IPv4, 2 for IPv6.
+    pub(crate) fn delete_family(&mut self, family: u8) -> Result<(), u16> {
+        self.request(stun::METHOD_REFRESH, |message| {
+            message.add(attr::ATTR_LIFETIME, &[0; 4]);
+            message.add(attr::ATTR_REQUESTED_ADDRESS_FAMILY, &[family, 0, 0, 0]);
+        })
+        .map(drop)
+    }
+
     /// Refreshes for `secs`; 0 ends the allocation.
     pub(crate) fn refresh(&mut self, secs: u32) -> Result<(), u16> {
         let lifetime = secs.to_be_bytes();
@@ -196,6 +216,19 @@ fn parse(datagram: Vec<u8>) -> Message {
 fn add_address(message: &mut Message, peer: SocketAddr) {
     let peer = XorMappedAddress { ip: peer.ip(), port: peer.port() };
     peer.add_to_as(message, attr::ATTR_XOR_PEER_ADDRESS).expect("an address attribute");
+}
+
+/// Every relayed address of an answer, in order.
+pub(crate) fn relayed_addresses(answer: &Message) -> Vec<SocketAddr> {
+    let all = answer.attributes.0.iter();
+    let relayed = all.filter(|found| found.typ == attr::ATTR_XOR_RELAYED_ADDRESS);
+    let single = |found: &attr::RawAttribute| {
+        let mut message = Message::new();
+        message.transaction_id = answer.transaction_id;
+        message.add(found.typ, &found.value);
+        address(&message, found.typ)
+    };
+    relayed.map(single).collect()
 }
 
 fn address(message: &Message, kind: attr::AttrType) -> SocketAddr {

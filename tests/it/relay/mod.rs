@@ -1,5 +1,6 @@
 //! The relay as a library: real sockets on loopback, threads and all, without the daemon.
 
+mod addresses;
 pub(crate) mod client;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
