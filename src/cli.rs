@@ -137,7 +137,8 @@ fn told(failure: &Failure) -> String {
     let mut cause = std::error::Error::source(failure);
     while let Some(error) = cause {
         let more = error.to_string();
-        if !text.ends_with(&more) {
+        // Some errors tell their cause themselves.
+        if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
         }

@@ -21,8 +21,9 @@ const FILE: Allowed = Text("the path of a file");
 section! {
     /// The configuration of turncast. Every key is optional; what a line behind `#` shows is the
     /// default, unless it is called an example. A file that is named by a relative path is
-    /// looked for in systemd's credentials directory (`$CREDENTIALS_DIRECTORY`), then beside this
-    /// file. The environment overrides a key: `TURNCAST__TURN__REALM=example.org`.
+    /// looked for in systemd's credentials directory (`$CREDENTIALS_DIRECTORY`; with
+    /// /etc/turncast/turncast.toml that of the running service), then beside this file. The
+    /// environment overrides a key: `TURNCAST__TURN__REALM=example.org`.
     Config {
         /// The name or address that browsers use to reach this host. "auto" takes the Host that
         /// the browser asked for, after a check.
@@ -232,6 +233,9 @@ section! {
     Admin {
         /// Where /metrics and /healthz are served; an empty list turns them off.
         listen: List<SocketAddr> = Is(r#"["127.0.0.1:9478"]"#), LISTEN;
+        /// Names by which this listener may be asked, besides its own address and localhost.
+        allowed_hosts: List<HostName> = Empty(r#"["turncast.internal"]"#),
+            Text("host names or IP addresses; without scheme and port");
     }
 }
 

@@ -18,6 +18,9 @@ use super::{Error, rules};
 /// Where the configuration is when nobody says so.
 pub const SYSTEM_FILE: &str = "/etc/turncast/turncast.toml";
 
+/// The credentials directory of the service; it exists while the service runs, for root.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/turncast.service";
+
 /// What begins the name of a variable that overrides a key.
 const PREFIX: &str = "TURNCAST__";
 
@@ -135,15 +138,20 @@ impl Loaded {
 pub(super) struct Files {
     /// systemd's credentials directory.
     pub(super) credentials: Option<PathBuf>,
-    /// The directory of the configuration file.
-    beside: Option<PathBuf>,
+    /// The configuration file.
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Files {
     fn new(file: Option<&Path>, environment: &Environment) -> Self {
+        // Somebody who runs `turncast check` beside the service means the service's files.
+        let of_service = || {
+            let system = file.is_some_and(|path| path == Path::new(SYSTEM_FILE));
+            system.then(|| PathBuf::from(SERVICE_CREDENTIALS))
+        };
         Self {
-            credentials: environment.path("CREDENTIALS_DIRECTORY"),
-            beside: file.and_then(Path::parent).map(Path::to_path_buf),
+            credentials: environment.path("CREDENTIALS_DIRECTORY").or_else(of_service),
+            file: file.map(Path::to_path_buf),
         }
     }
 
@@ -153,7 +161,10 @@ impl Files {
         let credential = self.credentials.as_ref().map(|directory| directory.join(path));
         match credential.filter(|found| path.is_relative() && found.exists()) {
             Some(found) => found,
-            None => self.beside.as_ref().map_or_else(|| path.to_owned(), |dir| dir.join(path)),
+            None => match self.file.as_deref().and_then(Path::parent) {
+                Some(beside) => beside.join(path),
+                None => path.to_owned(),
+            },
         }
     }
 }

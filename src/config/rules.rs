@@ -20,10 +20,11 @@ pub(super) fn check(config: &Config, secrets: &Secrets, findings: &mut Findings)
 }
 
 impl Config {
-    /// Whether nobody but this computer reaches any listener of pages and relay.
+    /// Whether nobody but this computer reaches any listener.
     pub fn is_loopback_only(&self) -> bool {
         let turn = self.turn.listen.iter().map(|listen| listen.0);
-        self.web.listen.iter().copied().chain(turn).all(|address| is_loopback(address.ip()))
+        let tcp = self.web.listen.iter().chain(&*self.admin.listen).copied();
+        tcp.chain(turn).all(|address| is_loopback(address.ip()))
     }
 
     /// Whether the web listener speaks HTTPS.

@@ -56,7 +56,7 @@ fn a_mistyped_key_is_named_with_its_place_and_its_neighbour() {
         "error: unknown key admin.listn\n \
          --> t.toml:3:1\n  |\n\
          3 | listn = []\n  | ^^^^^ did you mean listen?\n  |\n  \
-         = help: allowed in [admin]: listen"
+         = help: allowed in [admin]: listen, allowed_hosts"
     );
     assert_says(
         &mistake("[turn]\ndeny_peer = [\"10.0.0.0/8\"]\n"),
@@ -395,6 +395,19 @@ fn secrets_come_from_files_and_from_the_credentials_directory() {
     assert_says(&mistake(missing), &["cannot read no-such-file", "t.toml:2:22", "No such file"]);
     let empty = format!("turn.shared_secret_file = {:?}\n", file("e", "\n").display().to_string());
     assert_says(&mistake(&empty), &["is empty", "a secret is a line of that file"]);
+}
+
+#[test]
+fn a_configuration_with_secrets_that_everybody_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("t.toml");
+    std::fs::write(&path, "turn.shared_secret = \"0123456789abcdef\"\n").expect("a file");
+    for (mode, warned) in [(0o644, true), (0o640, false)] {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("a mode");
+        let loaded = Loaded::read(Some(&path), &Environment::default()).expect("allowed");
+        assert_eq!(texts(&loaded).contains("everybody on this host can read"), warned);
+    }
 }
 
 #[test]

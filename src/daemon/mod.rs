@@ -43,11 +43,11 @@ pub enum Error {
     #[error("[tls]")]
     Tls(#[from] tls::Error),
     /// A listener of pages or metrics.
-    #[error("bind {listener}{hint}")]
+    #[error("bind {listener}: {source}{hint}")]
     Bind {
         /// As a URL.
         listener: String,
-        /// What is likely the matter, after a colon; empty when nothing is.
+        /// What is likely the matter; empty when nobody knows.
         hint: &'static str,
         /// What the operating system says.
         #[source]
