@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::shared::{Commands, Inbox};
-use super::sys::{BATCH, Event, RecvBatch, drain_errors};
-use super::udp::{Outbound, Sockets, Token};
+use super::sys::{BATCH, Event, RecvBatch, SocketError, drain_errors};
+use super::udp::{Marks, Outbound, Sockets, Token};
 use crate::metrics::{DropReason, Heartbeat, Limit, WorkerMetrics};
 use crate::net::Now;
 use crate::turn::{
@@ -147,11 +147,17 @@ impl Running {
                 return;
             };
             if std::mem::take(&mut error) {
-                drain_errors(socket);
+                drain_errors(socket, |error| {
+                    if let Token::Relay(relay) = token {
+                        self.outbound.note_error(RelayId(relay), error);
+                    }
+                });
             }
             let count = match self.received.recv(socket) {
                 Ok(count) => count,
-                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
+                    return self.tell_errors();
+                }
                 // An error of an earlier datagram, not of this call; what is there is read by the
                 // next round at the latest.
                 Err(_) => {
@@ -189,7 +195,7 @@ impl Running {
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_client(*now, five_tuple, datagram, actions)
         });
-        self.obey_verdict(verdict, index, HEADROOM);
+        self.obey_verdict(verdict, (index, HEADROOM), received.traffic_class);
     }
 
     fn handle_peer(&mut self, relay: RelayId, index: usize) {
@@ -203,20 +209,29 @@ impl Running {
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_peer(*now, relay, received.from, buffer, payload)
         });
-        self.obey_verdict(verdict, index, 0);
+        self.obey_verdict(verdict, (index, 0), received.traffic_class);
     }
 
-    /// Queues what the engine decided; `offset` is where the bytes it saw begin in the slot.
-    fn obey_verdict(&mut self, verdict: Option<Verdict>, index: usize, offset: usize) {
+    /// Queues what the engine decided about slot `index`; `offset` is where the bytes it saw begin
+    /// in the slot. DSCP and ECN are handed on.
+    fn obey_verdict(
+        &mut self,
+        verdict: Option<Verdict>,
+        (index, offset): (usize, usize),
+        traffic_class: u8,
+    ) {
         match verdict {
             None | Some(Verdict::Done) => {}
-            Some(Verdict::ToPeer { relay, peer, payload }) => {
+            Some(Verdict::ToPeer { relay, peer, payload, dont_fragment }) => {
                 let range = payload.start + offset..payload.end + offset;
-                self.outbound.push_to_peer(relay, peer, index, range);
+                let marks = Marks { traffic_class, dont_fragment };
+                self.outbound.push_to_peer(relay, peer, (index, range), marks);
             }
             Some(Verdict::ToClient { five_tuple, datagram }) => {
                 let range = datagram.start + offset..datagram.end + offset;
-                if !self.outbound.push_to_client(&self.worker.sockets, five_tuple, index, range) {
+                let marks = Marks { traffic_class, dont_fragment: false };
+                let (outbound, sockets) = (&mut self.outbound, &self.worker.sockets);
+                if !outbound.push_to_client(sockets, five_tuple, (index, range), marks) {
                     self.worker.metrics.dropped(DropReason::SendFailed);
                 }
             }
@@ -283,9 +298,30 @@ impl Running {
     }
 
     fn flush(&mut self) {
+        self.send();
+        self.tell_errors();
+    }
+
+    fn send(&mut self) {
         if !self.outbound.is_empty() {
             self.outbound.flush(&self.worker.sockets, &self.received, &self.worker.metrics);
         }
+    }
+
+    /// Tells clients of the ICMP errors that came to their relay sockets. What that sends leaves
+    /// through listeners, where no errors are queued.
+    fn tell_errors(&mut self) {
+        let errors = self.outbound.take_errors();
+        for _ in 0..errors.lost {
+            self.worker.metrics.dropped(DropReason::Icmp);
+        }
+        if errors.waiting.is_empty() {
+            return;
+        }
+        for (relay, SocketError { peer, icmp }) in errors.waiting {
+            self.ask(|engine, now, actions| engine.handle_icmp(now, relay, peer, icmp, actions));
+        }
+        self.send();
     }
 }
 

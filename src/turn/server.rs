@@ -199,7 +199,7 @@ impl Server {
         let relay = place.relay(AddressFamily::of(peer.ip()));
         charge(&self.shared, allocation, payload.len(), now)?;
         self.metrics.to_peer.add(payload.len());
-        Ok(Verdict::ToPeer { relay, peer, payload })
+        Ok(Verdict::ToPeer { relay, peer, payload, dont_fragment: false })
     }
 
     fn handle_send(
@@ -214,7 +214,8 @@ impl Server {
         let relay = place.relay(AddressFamily::of(peer.ip()));
         charge(&self.shared, allocation, payload.len(), now)?;
         self.metrics.to_peer.add(payload.len());
-        Ok(Verdict::ToPeer { relay, peer, payload })
+        let dont_fragment = indication.dont_fragment && peer.is_ipv4();
+        Ok(Verdict::ToPeer { relay, peer, payload, dont_fragment })
     }
 
     /// RFC 8656, sections 11.3 and 12.7.
@@ -349,7 +350,10 @@ impl Server {
         actions: &mut Actions,
     ) -> Result<Success, Reject> {
         // RFC 8489, §6.3.1: an unknown comprehension-required attribute => 420.
-        let unknown = message.unknown_required(UNDERSTOOD);
+        let mut unknown = message.unknown_required(UNDERSTOOD);
+        // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed.
+        let obeys = self.shared.options().dont_fragment;
+        unknown.retain(|kind| *kind != attr::DONT_FRAGMENT || !obeys);
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
         }
@@ -425,6 +429,9 @@ impl Server {
             Writer::new(Class::Error, method, transaction).error_code(reject.why.number(), words);
         if !reject.unknown.is_empty() {
             writer = writer.unknown_attributes(&reject.unknown);
+        }
+        if let Some(server) = reject.alternate {
+            writer = writer.alternate_server(server);
         }
         let bytes = writer.finish(key.map(|key| &key[..]), fingerprint);
         actions.push(Action::Answer { five_tuple, bytes });

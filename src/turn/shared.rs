@@ -4,7 +4,7 @@
 //! bandwidth of all. The rest is asked per request, behind short locks.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::bandwidth::SharedBucket;
@@ -14,9 +14,10 @@ use super::ports::PortPool;
 use super::quota::Quota;
 use super::relayed::Relayed;
 use super::reservations::Reservations;
-use super::{FixedUser, Options, RelayAddress};
+use super::{DefaultFamily, FixedUser, Options, RelayAddress};
 use crate::credentials::{Entropy, Grants};
 use crate::net::PrefixBuckets;
+use crate::stun::control::AddressFamily;
 use crate::stun::long_term_key;
 
 /// What all workers of a relay share: grants, quotas, ports, ports in reserve with their
@@ -78,6 +79,26 @@ impl Shared {
     pub(super) fn relay_address(&self, ipv6: bool) -> Option<(usize, RelayAddress)> {
         let mut addresses = self.options.relay_addresses.iter().copied().enumerate();
         addresses.find(|(_, address)| address.public.is_ipv6() == ipv6)
+    }
+
+    /// The family of a relayed address for a client who does not say.
+    pub(super) fn default_family(&self, client: IpAddr) -> AddressFamily {
+        let (own, other) = match client {
+            IpAddr::V4(_) => (AddressFamily::Ipv4, AddressFamily::Ipv6),
+            IpAddr::V6(_) => (AddressFamily::Ipv6, AddressFamily::Ipv4),
+        };
+        match self.options.default_family {
+            DefaultFamily::Ipv4 => AddressFamily::Ipv4,
+            DefaultFamily::Client if self.relay_address(client.is_ipv6()).is_some() => own,
+            DefaultFamily::Client => other,
+        }
+    }
+
+    /// Where a client is sent instead: to an address of the family that he came with (RFC 8489,
+    /// section 14.15).
+    pub(super) fn alternate_server(&self, client: IpAddr) -> Option<SocketAddr> {
+        let mut servers = self.options.alternate_servers.iter().copied();
+        servers.find(|server| server.is_ipv6() == client.is_ipv6())
     }
 
     /// What relay sockets are bound to, by the place of the relay address.

@@ -61,7 +61,7 @@ pub(super) struct Half {
     pub(super) binding: Option<Binding>,
     pub(super) live: Option<LiveRelayed>,
     pub(super) lease: PortLease,
-    pub(super) _unit: QuotaUnit,
+    pub(super) unit: QuotaUnit,
 }
 
 impl Allocation {

@@ -53,7 +53,12 @@ pub(in crate::turn) fn begin(
         }
         return Err(Why::AllocationExists.into());
     }
-    let wish = Wish::read(&request.control)?;
+    let wish = Wish::read(&request.control, shared.default_family(request.five_tuple.client.ip()))?;
+    // §7.2 step 11: another server shall do it => 300. Only we can verify our own grants.
+    let alternate = shared.alternate_server(request.five_tuple.client.ip());
+    if let (Some(server), Holder::User(_)) = (alternate, &request.caller.holder) {
+        return Err(Reject::alternate(server));
+    }
     let payer = request.caller.holder.payer().ok_or(Reject::from(Why::AllocationExists))?;
     let got = match wish.source {
         Source::Token(token) => claim(shared, token, &payer, request.now)?,
@@ -149,7 +154,7 @@ enum Source {
 }
 
 impl Wish {
-    fn read(control: &Control) -> Result<Self, Reject> {
+    fn read(control: &Control, default: AddressFamily) -> Result<Self, Reject> {
         let bad = |_| Reject::from(Why::BadAttribute);
         // §7.2 step 3: REQUESTED-TRANSPORT missing or malformed => 400, not UDP => 442.
         match control.requested_transport().map_err(bad)? {
@@ -174,10 +179,10 @@ impl Wish {
         if requested != Family::Absent && additional != Family::Absent {
             return Err(Why::FamilyConflict.into());
         }
-        // §7.2 step 7: a family that nobody relays => 440; without a wish it is IPv4.
+        // §7.2 step 7: a family that nobody relays => 440; without a wish it is the default one.
         let family = match requested {
             Family::Is(family) => family,
-            Family::Absent => AddressFamily::Ipv4,
+            Family::Absent => default,
             Family::Unknown => return Err(Why::FamilyUnsupported.into()),
         };
         // §7.2 step 8: EVEN-PORT with a reservation beside ADDITIONAL-ADDRESS-FAMILY => 400.
@@ -232,7 +237,7 @@ struct Got {
 fn claim(shared: &Shared, token: Token, payer: &Payer, now: Now) -> Result<Got, Reject> {
     // The unit that held the port goes on to its own user; anybody else pays for himself, and
     // leaves the reservation as it was when he cannot.
-    let pay = |holder: &Payer| (holder != payer).then(|| take_unit(shared, payer)).transpose();
+    let pay = |holder: &Payer| (holder != payer).then(|| take_unit(shared, payer, now)).transpose();
     let claimed = shared.reservations.claim(token, now.instant, pay)?;
     // §7.2 step 5: the token is unknown, used or expired => 508.
     let claimed = claimed.ok_or(Reject::from(Why::TokenUnknown))?;
@@ -244,7 +249,7 @@ fn claim(shared: &Shared, token: Token, payer: &Payer, now: Now) -> Result<Got, 
         binding: Some(Binding { wish: PortWish::Reserved, tries: 1 }),
         live: None,
         lease,
-        _unit: unit,
+        unit,
     };
     let halves = if relayed.is_ipv6() { [None, Some(half)] } else { [Some(half), None] };
     Ok(Got { halves, socket: Some(socket), ..Got::default() })
@@ -293,9 +298,9 @@ impl Draw<'_> {
         let (relay_address, address) = found.ok_or(Reject::from(Why::FamilyUnsupported))?;
         // §7.2 step 10: the user's or the grant's quota => 486. All together => 508. A reserved
         // port counts like any other.
-        let unit = take_unit(shared, self.payer)?;
+        let unit = take_unit(shared, self.payer, self.now)?;
         let second = match self.port {
-            PortWish::Pair => Some(take_unit(shared, self.payer)?),
+            PortWish::Pair => Some(take_unit(shared, self.payer, self.now)?),
             PortWish::Any | PortWish::Even | PortWish::Reserved => None,
         };
         // §7.2, choice of a relayed address: a random port, or 508 when there is none.
@@ -308,14 +313,14 @@ impl Draw<'_> {
             binding: Some(Binding { wish: self.port, tries: BIND_TRIES }),
             live: None,
             lease,
-            _unit: unit,
+            unit,
         };
         Ok((half, pair))
     }
 }
 
-fn take_unit(shared: &Shared, payer: &Payer) -> Result<QuotaUnit, Reject> {
-    shared.quota.try_take(payer.clone()).map_err(|limit| match limit {
+fn take_unit(shared: &Shared, payer: &Payer, now: Now) -> Result<QuotaUnit, Reject> {
+    shared.quota.try_take(payer.clone(), now.instant).map_err(|limit| match limit {
         Limit::Allocations => Reject::limit(Why::AllocationsFull, limit),
         _ => Reject::limit(Why::QuotaReached, limit),
     })

@@ -17,10 +17,12 @@ use tracing::debug;
 
 use super::FiveTuple;
 use super::authenticate::Caller;
+use super::peers::Unpermitted;
 use super::policy::CanonicalPeer;
 use super::reject::{Reject, Why};
 use super::shared::Shared;
 use super::table::Allocation;
+use crate::metrics::Limit;
 use crate::net::Now;
 use crate::stun::Message;
 use crate::stun::control::{AddressFamily, Control};
@@ -83,6 +85,15 @@ impl Shared {
             return Err(Why::PeerOutOfScope.into());
         }
         Ok(peer)
+    }
+}
+
+impl From<Unpermitted> for Reject {
+    fn from(why: Unpermitted) -> Self {
+        match why {
+            Unpermitted::Full => Self::limit(Why::PermissionsFull, Limit::PermissionsPerAllocation),
+            Unpermitted::TooFast => Self::limit(Why::PeersTooFast, Limit::NewPeers),
+        }
     }
 }
 

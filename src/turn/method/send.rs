@@ -23,8 +23,8 @@ pub(in crate::turn) fn indication(
     indication: &SendIndication,
     now: Instant,
 ) -> Result<Outgoing, Dropped> {
-    // §11.2: DONT-FRAGMENT is not supported yet, so it counts as an attribute not understood.
-    if indication.dont_fragment {
+    // §11.2: where DONT-FRAGMENT cannot be obeyed, it counts as an attribute not understood.
+    if indication.dont_fragment && !shared.options().dont_fragment {
         return Err(DropReason::Unexpected.into());
     }
     // §11.2: no permission => dropped. A Send indication never refreshes one.

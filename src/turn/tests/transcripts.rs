@@ -11,6 +11,7 @@
 //! > NAME raw HEX
 //! > peer ADDRESS to NAME TEXT     a datagram on NAME's relayed address
 //! > peer6 ADDRESS to NAME TEXT    on the IPv6 one of a dual allocation
+//! > icmp PEER to NAME TYPE CODE DATA   an ICMP error about a datagram from there to PEER
 //! > bound RESULT                  what became of the last bind, when `config bind=manual`
 //! > wait SECS, > sweep, > revoke GRANT, > close
 //! < what the engine did           written by the test
@@ -29,7 +30,8 @@ use crate::metrics::{Code, DropReason, Limit, Method as Label};
 use crate::stun::{Class, Message, Method, attr};
 use crate::turn::reject::Why;
 use crate::turn::{
-    Action, Actions, HEADROOM, HeldSocket, Options, RelayAddress, RelayId, TAILROOM, Verdict,
+    Action, Actions, DefaultFamily, HEADROOM, HeldSocket, Icmp, Options, RelayAddress, RelayId,
+    TAILROOM, Verdict,
 };
 
 #[test]
@@ -114,6 +116,7 @@ const DROPS: &[DropReason] = &[
     DropReason::NotRelayed,
     DropReason::Repeated,
     DropReason::TooLong,
+    DropReason::Icmp,
 ];
 
 /// The limits that the engine keeps.
@@ -126,6 +129,8 @@ const LIMITS: &[Limit] = &[
     Limit::Lifetime,
     Limit::BandwidthPerAllocation,
     Limit::Bandwidth,
+    Limit::BandwidthPerUser,
+    Limit::NewPeers,
     Limit::Unauthenticated,
     Limit::RelayPorts,
     Limit::Descriptors,
@@ -219,6 +224,11 @@ impl Script {
                 "permissions" => limits.permissions_per_allocation = number(),
                 "channels" => limits.channels_per_allocation = number(),
                 "lifetime" => limits.lifetime_secs_max = number(),
+                "new_peers" => limits.new_peers_per_min = number(),
+                "bandwidth_of_user" => limits.bandwidth_per_user_bytes_per_sec = number().into(),
+                "dont_fragment" => options.dont_fragment = value == "yes",
+                "default_family" => options.default_family = DefaultFamily::Client,
+                "alternate" => options.alternate_servers.push(value.parse().expect("a server")),
                 "nonce" => limits.nonce_secs = number(),
                 "bandwidth" => limits.bandwidth_per_allocation_bytes_per_sec = number().into(),
                 "bandwidth_in_all" => limits.bandwidth_bytes_per_sec = number().into(),
@@ -283,6 +293,9 @@ impl Script {
                     }
                 }
             }
+            ["icmp", peer, "to", name, ref numbers @ ..] => {
+                self.icmp(peer, name, numbers, &mut actions);
+            }
             ["peer", peer, "to", name, text] => self.peer(peer, name, text, false, out),
             ["peer6", peer, "to", name, text] => self.peer(peer, name, text, true, out),
             [name, ref rest @ ..] => {
@@ -295,9 +308,10 @@ impl Script {
                 let verdict = bench.server.handle_client(now, from, &datagram, &mut actions);
                 match verdict {
                     Verdict::Done => {}
-                    Verdict::ToPeer { peer, payload, .. } => {
+                    Verdict::ToPeer { peer, payload, dont_fragment, .. } => {
                         let payload = show(&datagram[payload]);
-                        writeln!(out, "< to {peer} {payload}").expect("a string takes all");
+                        let whole = if dont_fragment { " unfragmented" } else { "" };
+                        writeln!(out, "< to {peer} {payload}{whole}").expect("a string takes all");
                     }
                     Verdict::ToClient { .. } => panic!("a client's packet went to a client"),
                 }
@@ -375,6 +389,18 @@ impl Script {
             let told = describe(&buffer[datagram], None);
             writeln!(out, "< {name} {told}").expect("a string takes all");
         }
+    }
+
+    fn icmp(&mut self, peer: &str, name: &str, numbers: &[&str], actions: &mut Actions) {
+        let numbers: Vec<u32> = numbers.iter().map(|n| n.parse().expect("a number")).collect();
+        let [kind, code, data] = numbers[..] else { panic!("type, code and data") };
+        let icmp = Icmp { kind: kind as u8, code: code as u8, data };
+        let peer: SocketAddr = peer.parse().expect("an address");
+        let address = self.clients[name].address;
+        let bench = self.bench();
+        let relay = bench.server.relay_of(&five_tuple(address)).expect("an allocation");
+        let relay = RelayId(relay.0 & !1 | u32::from(peer.is_ipv6()));
+        bench.server.handle_icmp(bench.now, relay, peer, icmp, actions);
     }
 
     /// The bytes of a client's line.

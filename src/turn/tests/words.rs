@@ -1,6 +1,7 @@
 //! The words of transcripts: attributes out of text, messages into text.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use super::bench::Ask;
 use crate::stun::{ChannelData, Class, Kind, Message, attr, classify, parse_xor_address};
@@ -44,6 +45,7 @@ pub(super) fn read_attributes(words: &Words<'_>, ask: &mut Ask) {
             "transport" => (attr::REQUESTED_TRANSPORT, byte()),
             "family" => (attr::REQUESTED_ADDRESS_FAMILY, byte()),
             "additional" => (attr::ADDITIONAL_ADDRESS_FAMILY, byte()),
+            "df" => (attr::DONT_FRAGMENT, vec![]),
             "even" => (attr::EVEN_PORT, vec![0]),
             "reserve" => (attr::EVEN_PORT, vec![0x80]),
             "lifetime" => (attr::LIFETIME, number()),
@@ -96,6 +98,19 @@ pub(super) fn show(payload: &[u8]) -> String {
     }
 }
 
+/// An address that is not XORed.
+fn alternate(value: &[u8]) -> SocketAddr {
+    let port = u16::from_be_bytes([value[2], value[3]]);
+    match value {
+        [0, 1, _, _, a, b, c, d] => SocketAddr::from(([*a, *b, *c, *d], port)),
+        [0, 2, _, _, ip @ ..] => {
+            let ip: [u8; 16] = ip.try_into().expect("an IPv6 address");
+            SocketAddr::from((ip, port))
+        }
+        _ => panic!("no address: {value:?}"),
+    }
+}
+
 /// A message to a client in words.
 pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
     if classify(bytes) == Kind::ChannelData {
@@ -126,6 +141,12 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
                 let secs: [u8; 4] = value.try_into().expect("4 bytes");
                 format!("lifetime={}", u32::from_be_bytes(secs))
             }
+            attr::ICMP => {
+                let data: [u8; 4] = value[4..].try_into().expect("8 bytes");
+                assert_eq!(value[..2], [0, 0]);
+                format!("icmp={}/{}/{}", value[2], value[3], u32::from_be_bytes(data))
+            }
+            attr::ALTERNATE_SERVER => format!("alternate={}", alternate(value)),
             attr::RESERVATION_TOKEN => format!("token({})", value.len()),
             attr::ADDRESS_ERROR_CODE => {
                 let code = u16::from(value[2]) * 100 + u16::from(value[3]);

@@ -27,6 +27,8 @@ pub(crate) enum Relayed {
     Channel(u16, Vec<u8>),
     /// A Data indication: peer and payload.
     Indication(SocketAddr, Vec<u8>),
+    /// A Data indication of an ICMP error: peer, type and code.
+    Icmp(SocketAddr, u8, u8),
 }
 
 impl Client {
@@ -122,6 +124,22 @@ impl Client {
         self.socket.send(&message.raw).expect("a send to the server");
     }
 
+    /// Sends a Send indication with DONT-FRAGMENT.
+    pub(crate) fn send_unfragmented(&self, peer: SocketAddr, payload: &[u8]) {
+        let mut message = message(stun::METHOD_SEND, stun::CLASS_INDICATION);
+        add_address(&mut message, peer);
+        message.add(attr::ATTR_DONT_FRAGMENT, &[]);
+        message.add(attr::ATTR_DATA, payload);
+        self.socket.send(&message.raw).expect("a send to the server");
+    }
+
+    /// The next payload that is relayed to this client; ICMP errors are passed over.
+    pub(crate) fn receive_payload(&self) -> Relayed {
+        let relayed = std::iter::repeat_with(|| self.receive());
+        let mut payloads = relayed.filter(|relayed| !matches!(relayed, Relayed::Icmp(..)));
+        payloads.next().expect("it never ends")
+    }
+
     /// The next thing that is relayed to this client.
     pub(crate) fn receive(&self) -> Relayed {
         loop {
@@ -133,8 +151,11 @@ impl Client {
             }
             let message = parse(datagram);
             if message.typ.method == stun::METHOD_DATA {
-                let payload = message.get(attr::ATTR_DATA).expect("a DATA attribute");
                 let peer = address(&message, attr::ATTR_XOR_PEER_ADDRESS);
+                if let Ok(icmp) = message.get(attr::AttrType(0x8004)) {
+                    return Relayed::Icmp(peer, icmp[2], icmp[3]);
+                }
+                let payload = message.get(attr::ATTR_DATA).expect("a DATA attribute");
                 return Relayed::Indication(peer, payload);
             }
         }
