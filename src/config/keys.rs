@@ -166,7 +166,8 @@ section! {
     /// What one client of the relay, and all of them, may take. A limit that bites is counted in
     /// `turncast_limit_hits_total`.
     TurnLimits {
-        /// Allocations at a time of one user, fixed or signed with the shared secret.
+        /// Allocations at a time of one user, fixed or signed with the shared secret. A second
+        /// address family and a port in reserve count as one more each, here and below.
         allocations_per_user: u32 = Is("10"), Whole(1, 1_000_000);
         /// Allocations at a time of one side of one link of a broadcast.
         allocations_per_link: u32 = Is("16"), Whole(1, 1_000_000);

@@ -63,6 +63,8 @@ struct Running {
     now: Now,
     /// After a panic in a sweep the next one waits, for it may well panic again.
     sweep_again: Instant,
+    /// When ports in reserve are looked at next.
+    reservations_at: Instant,
     stop: bool,
 }
 
@@ -77,6 +79,7 @@ impl Running {
             commands: Commands::default(),
             now,
             sweep_again: now.instant,
+            reservations_at: now.instant,
             stop: false,
         }
     }
@@ -92,6 +95,10 @@ impl Running {
                 Token::Wake => self.obey(),
                 token => self.read(token, event),
             }
+        }
+        if self.reservations_at <= self.now.instant {
+            self.reservations_at = self.now.instant + BEAT;
+            self.ask(|engine, now, _| engine.sweep_reservations(now));
         }
         if self.due().is_some_and(|due| due <= self.now.instant) {
             if !self.ask(Server::handle_timeout) {
@@ -120,7 +127,11 @@ impl Running {
             self.close_all();
         } else if commands.revoked_too_many {
             self.worker.metrics.limit(Limit::Revocations);
-            self.ask(|engine, _, actions| engine.close_all(actions));
+            // Whose ports in reserve may stay is not known either.
+            self.ask(|engine, _, actions| {
+                engine.close_all(actions);
+                engine.release_reservations();
+            });
         } else {
             for name in &commands.revoked {
                 self.ask(|engine, _, actions| engine.revoke(name, actions));
@@ -133,7 +144,10 @@ impl Running {
 
     fn close_all(&mut self) {
         self.stop = true;
-        self.ask(|engine, _, actions| engine.close_all(actions));
+        self.ask(|engine, _, actions| {
+            engine.close_all(actions);
+            engine.release_reservations();
+        });
     }
 
     /// Reads a socket, but no more than its share of the round: the rest is reported again, after
@@ -318,7 +332,7 @@ impl Running {
         if errors.waiting.is_empty() {
             return;
         }
-        for (relay, SocketError { peer, icmp }) in errors.waiting {
+        for (relay, SocketError { peer, icmp, .. }) in errors.waiting {
             self.ask(|engine, now, actions| engine.handle_icmp(now, relay, peer, icmp, actions));
         }
         self.send();

@@ -159,12 +159,23 @@ impl Server {
         self.shared.reservations.revoke(name);
     }
 
-    /// Ends every allocation (shutdown), and lets go of every port in reserve.
+    /// Ends every allocation of this engine (shutdown). What it has in reserve stays: it may be
+    /// claimed elsewhere.
     pub fn close_all(&mut self, actions: &mut Actions) {
         for place in self.table.select(|_| true) {
             self.end(place, "shut down", actions);
         }
+    }
+
+    /// Lets go of every port in reserve, whichever worker reserved it (shutdown).
+    pub fn release_reservations(&mut self) {
         self.shared.reservations.clear();
+    }
+
+    /// Lets go of what has been in reserve for long enough. An engine does so by itself for what
+    /// it reserved; a worker that outlives others does it for those that are gone.
+    pub fn sweep_reservations(&mut self, now: Now) {
+        self.shared.reservations.sweep(now.instant);
     }
 
     /// The relay socket of a client's allocation.

@@ -15,6 +15,8 @@ pub(in crate::relay) struct SocketError {
     pub(in crate::relay) peer: SocketAddr,
     /// What was said about it.
     pub(in crate::relay) icmp: Icmp,
+    /// Whether our own kernel said so, of a datagram that it did not send.
+    pub(in crate::relay) local: bool,
 }
 
 /// Empties the error queue of `socket`, which also clears the error that would fail the next
@@ -55,7 +57,9 @@ fn read_error(socket: BorrowedFd<'_>) -> Option<Option<SocketError>> {
         return None;
     }
     let error = extended_error(&header).and_then(|error| {
-        Some(SocketError { peer: name.read()?, icmp: icmp(&error, name.read()?.is_ipv6())? })
+        let peer = name.read()?;
+        let local = error.ee_origin == libc::SO_EE_ORIGIN_LOCAL;
+        Some(SocketError { peer, icmp: icmp(&error, peer.is_ipv6())?, local })
     });
     Some(error)
 }
@@ -130,7 +134,7 @@ mod tests {
             let mut told = Vec::new();
             assert_eq!(drain_errors(relay.as_fd(), |error| told.push(error)), 1);
             let icmp = Icmp { kind, code, data: 0 };
-            assert_eq!(told, [SocketError { peer: dead, icmp }]);
+            assert_eq!(told, [SocketError { peer: dead, icmp, local: false }]);
             assert_eq!(drain_errors(relay.as_fd(), |_| panic!("there is no other")), 0);
             assert!(relay.take_error().expect("SO_ERROR").is_none());
             relay.send_to(b"anybody?", &dead.into()).expect("a send after draining");

@@ -133,8 +133,22 @@ impl SendBatch {
                 _ => {
                     // Whether the error is this datagram's own is not to be seen. What an earlier
                     // one left is in the queue, and may be joined by another until we send again.
-                    let drained = drain_errors(socket, &mut *each);
+                    // Only what our own kernel refused to send is this one's for certain; that is
+                    // told once, however often it was tried.
+                    let mut refused = false;
+                    let drained = drain_errors(socket, |error| {
+                        if !(error.local && refused) {
+                            each(error);
+                        }
+                        refused |= error.local;
+                    });
                     tries += 1;
+                    if refused {
+                        outcome.failed += 1;
+                        next += 1;
+                        tries = 0;
+                        continue;
+                    }
                     if tries == 1 || (drained > 0 && tries < TRIES_MAX) {
                         continue;
                     }
@@ -333,6 +347,27 @@ mod tests {
             let (_, source) = receiver.recv_from(&mut [0; 16]).expect("the answer");
             assert_eq!(source.ip(), from.ip());
         }
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_large_is_told_of_once() {
+        let (receiver, to) = receiver("127.0.0.1:0");
+        let socket = relay_socket(address("127.0.0.1:0"), 1 << 20).expect("a relay socket");
+        let mut told = Vec::new();
+        let each = |error: SocketError| told.push(error.peer.ip());
+        // Between others, so that the call that meets it is not the first one to try it.
+        let outcome = SendBatch::new().send(socket.as_fd(), 5, each, |index| Datagram {
+            bytes: &[0x55; 65_508][..if index % 2 == 1 { 65_508 } else { 5 }],
+            to,
+            from: None,
+            traffic_class: 0,
+        });
+        assert_eq!(outcome, Outcome { sent: 3, full: 0, failed: 2 });
+        assert_eq!(told, [to.ip(), to.ip()]);
+        for _ in 0..3 {
+            assert_eq!(receiver.recv_from(&mut [0; 16]).expect("a datagram").0, 5);
+        }
+        assert_eq!(drain_errors(socket.as_fd(), drop), 0);
     }
 
     #[test]

@@ -207,6 +207,26 @@ fn the_last_port_of_all_is_the_upper_one_of_a_pair() {
 }
 
 #[test]
+fn what_an_engine_that_is_gone_has_reserved_is_let_go_of_by_another() {
+    let mut bench = Bench::new(options(), 7);
+    let reserve =
+        vec![(attr::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]), (attr::EVEN_PORT, vec![128])];
+    assert!(ask(&mut bench, 0, Method::ALLOCATE, reserve).0);
+    let own = Entropy::from_seed([9; 32]);
+    let metrics = Arc::new(WorkerMetrics::default());
+    let other = Server::new(Arc::clone(&bench.shared), metrics, own);
+    drop(std::mem::replace(&mut bench.server, other));
+    assert_eq!((bench.shared.reservations.len(), bench.shared.quota.taken().0), (1, 1));
+    bench.wait(29);
+    bench.server.sweep_reservations(bench.now);
+    assert_eq!(bench.shared.reservations.len(), 1);
+    bench.wait(1);
+    bench.server.sweep_reservations(bench.now);
+    assert_eq!((bench.shared.reservations.len(), bench.shared.quota.taken().0), (0, 0));
+    assert_eq!(bench.shared.ports(0).available(), 1000);
+}
+
+#[test]
 fn a_held_socket_is_given_out_as_what_it_is_and_closed_else() {
     let socket = Arc::new(());
     let held = HeldSocket::new(Arc::clone(&socket));

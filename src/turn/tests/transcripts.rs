@@ -13,7 +13,7 @@
 //! > peer6 ADDRESS to NAME TEXT    on the IPv6 one of a dual allocation
 //! > icmp PEER to NAME TYPE CODE DATA   an ICMP error about a datagram from there to PEER
 //! > bound RESULT                  what became of the last bind, when `config bind=manual`
-//! > wait SECS, > sweep, > revoke GRANT, > close
+//! > wait SECS, > sweep, > revoke GRANT, > close, > release
 //! < what the engine did           written by the test
 //! + what it counted               written by the test
 //! ```
@@ -281,6 +281,7 @@ impl Script {
                 bench.server.revoke(&name, &mut actions);
             }
             ["close"] => self.bench().server.close_all(&mut actions),
+            ["release"] => self.bench().server.release_reservations(),
             ["bound", result] => {
                 let (relay, held) = self.to_bind.pop_front().expect("a bind is pending");
                 let bench = self.bench();
