@@ -357,16 +357,18 @@ function welcomed(message) {
 }
 
 function signalingChanged(next, detail) {
-  clearTimeout(lostTimer);
-  if (next === JOINED) {
+  if (next === JOINED || next === STOPPED) {
+    clearTimeout(lostTimer);
+    lostTimer = 0;
     show(part("lost"), false);
-  } else if (next === STOPPED) {
+  }
+  if (next === STOPPED) {
     stopped(detail);
   } else if (state === "connecting" && next !== "connecting") {
     setupMistake(next === LOST
       ? "The server does not answer. This page keeps trying; check your network if it lasts."
       : broadcastRefusal(detail.code, detail.message));
-  } else if (state === "live" && next === LOST) {
+  } else if (state === "live" && next === LOST && !lostTimer) {
     lostTimer = setTimeout(() => show(part("lost"), true), TELL_LOST_MS);
   }
   renderStatus();

@@ -325,6 +325,7 @@ impl Reader {
         let prefix = path.join(".");
         let mut problem = Problem::new(format!("unknown key {}", dotted(&prefix, text)));
         problem.place = Some(Place { source, span: name.span() });
+        problem.is_unknown = true;
         problem.label = match suggestion(path, text) {
             Some(near) => format!("did you mean {near}?"),
             None => "no such key".to_owned(),

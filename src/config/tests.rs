@@ -55,7 +55,7 @@ fn a_mistyped_key_is_named_with_its_place_and_its_neighbour() {
         mistake("[admin]\nlisten = []\nlistn = []\n"),
         "error: unknown key admin.listn\n \
          --> t.toml:3:1\n  |\n\
-         3 | listn = []\n  | ^^^^^ did you mean listen?\n  |\n  \
+         3 | listn\n  | ^^^^^ did you mean listen?\n  |\n  \
          = help: allowed in [admin]: listen, allowed_hosts"
     );
     assert_says(
@@ -103,6 +103,14 @@ fn a_secret_is_never_quoted_not_even_in_broken_toml() {
         "[turn]\nusers = [{ name = \"a\", password = [\"hunter2hunter2\"] }]\n",
         "[broadcast]\nkeys = [{ name = \"a\", key = \"hunter2hunter2!\" }]\n",
         "[broadcast]\nkeys = \"hunter2hunter2\"\n",
+        // A key that is mistyped, or stands in the wrong place, may be one of a secret.
+        "[turn]\nshared_secert = \"hunter2hunter2\"\n",
+        "[turn]\npasswd = \"hunter2hunter2\"\n",
+        "shared_secret = \"hunter2hunter2\"\n",
+        "[turn]\nuser = [{ name = \"a\", password = \"hunter2hunter2\" }]\n",
+        "turn = { shared_secret = \"hunter2hunter2\", relam = \"x\" }\n",
+        "turn = { shared_secret = \"hunter2hunter2\", workers = \"x\" }\n",
+        "turn = { workers = \"x\", shared_secert = \"hunter2hunter2\" }\n",
     ] {
         let error = mistake(text);
         assert!(!error.contains("hunter2"), "{error}");
