@@ -87,7 +87,7 @@ impl Loaded {
     pub fn read(asked: Option<&Path>, environment: &Environment) -> Result<Self, Error> {
         let file = match asked {
             Some(path) => Some(path),
-            None => Some(Path::new(SYSTEM_FILE)).filter(|path| path.exists()),
+            None => Some(Path::new(SYSTEM_FILE)).filter(|path| may_be_there(path)),
         };
         let text = match file {
             None => None,
@@ -131,6 +131,12 @@ impl Loaded {
     pub fn locate(&self, path: &Path) -> PathBuf {
         self.files.locate(path)
     }
+}
+
+/// Whether there may be such a file. One that cannot be looked for is tried all the same: running
+/// with the defaults beside a configuration would surprise everybody.
+fn may_be_there(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
 }
 
 /// Where relative paths of the configuration lead.
@@ -373,4 +379,20 @@ fn variable_like(lower: &str) -> Option<String> {
     Config::SCHEMA.each("", &mut |dotted, _| all.push(dotted.replace('.', "__")));
     nearest(lower, all.iter().map(String::as_str))
         .map(|near| format!("{PREFIX}{}", near.to_ascii_uppercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_looked_for_is_not_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("file");
+        assert!(!may_be_there(&file));
+        std::fs::write(&file, "").expect("a file");
+        assert!(may_be_there(&file));
+        // As without the right to search the directory, which root always has.
+        assert!(may_be_there(&file.join("below")));
+    }
 }

@@ -142,6 +142,10 @@ fn relay(config: &Config, findings: &mut Findings) {
             findings.refuse("turn.relay_addresses", Problem::new(title));
         }
     }
+    if turn.credential_hash.is_empty() {
+        let problem = Problem::new("without a hash no credential of a shared secret is good");
+        findings.refuse("turn.credential_hash", problem.help("allowed: \"sha1\" or \"sha256\""));
+    }
     alternate_server(config, findings);
     bandwidth(config, findings);
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::keys::Config;
 use super::load::{Files, Findings};
 use super::problem::Problem;
+use super::values::prepared;
 use crate::telemetry::Secret;
 
 /// The text that stands for a secret in the example; refused everywhere.
@@ -90,8 +91,13 @@ fn users(config: &Config, files: &Files, findings: &mut Findings) -> Vec<(String
         }
         let given = (entry.password.as_ref(), entry.password_file.as_deref());
         let words = (name, "password", "password_file");
-        if let Some(secret) = one_of(given, words, key, files, findings) {
-            users.push((name.to_owned(), secret));
+        let Some(secret) = one_of(given, words, key, files, findings) else { continue };
+        match prepared(secret.expose()) {
+            Ok(password) => users.push((name.to_owned(), Secret::new(password))),
+            Err(why) => {
+                let title = format!("the password of \"{name}\" cannot be used: {why}");
+                findings.refuse(key, Problem::new(title));
+            }
         }
     }
     users

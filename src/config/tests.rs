@@ -259,6 +259,44 @@ fn secrets_of_the_example_are_refused_and_short_ones_warned_of() {
 }
 
 #[test]
+fn the_hash_of_credentials_is_one_or_several_words() {
+    let hashes = |value: &str| {
+        let loaded = parse(&format!("[turn]\ncredential_hash = {value}\n")).expect("it is valid");
+        loaded.config.turn.credential_hash.to_vec()
+    };
+    let defaults = Loaded::parse(None, &Environment::default()).expect("defaults are valid");
+    assert_eq!(defaults.config.turn.credential_hash.to_vec(), [CredentialHash::Sha1]);
+    assert!(!defaults.config.turn.strict_expiry);
+    assert_eq!(hashes("\"sha256\""), [CredentialHash::Sha256]);
+    let both = [CredentialHash::Sha256, CredentialHash::Sha1];
+    assert_eq!(hashes("[\"sha256\", \"sha1\"]"), both);
+    let wrong = |value: &str| mistake(&format!("[turn]\ncredential_hash = {value}\n"));
+    assert_says(&wrong("\"sha265\""), &["did you mean \"sha256\"", "t.toml:2:19"]);
+    assert_says(&wrong("[]"), &["without a hash", "allowed: \"sha1\" or \"sha256\""]);
+    let strict = parse("[turn]\nstrict_expiry = true\n").expect("it is valid");
+    assert!(strict.config.turn.strict_expiry);
+    assert_says(&mistake("[turn]\nstrict_expiry = \"yes\"\n"), &["allowed: true or false"]);
+}
+
+#[test]
+fn names_and_passwords_are_prepared_as_clients_prepare_them() {
+    let text = "[turn]\nrealm = \"Caf\u{65}\u{301}\"\n\
+                users = [{ name = \"Ame\u{301}lie\", password = \"a\u{3000}e\u{301}\" }]\n";
+    let loaded = parse(text).expect("it is valid");
+    assert_eq!(loaded.config.turn.realm.text(), "Caf\u{e9}");
+    let (name, password) = &loaded.secrets.users[0];
+    assert_eq!((name.as_str(), password.expose().as_str()), ("Am\u{e9}lie", "a \u{e9}"));
+    let twice = "[turn]\nusers = [{ name = \"Ame\u{301}lie\", password = \"x\" }, \
+                 { name = \"Am\u{e9}lie\", password = \"y\" }]\n";
+    assert_says(&mistake(twice), &["two users are called"]);
+    let hidden = "[turn]\nusers = [{ name = \"a\", password = \"in\u{ad}visible\" }]\n";
+    let said = mistake(hidden);
+    assert_says(&said, &["the password of \"a\" cannot be used", "RFC 8265"]);
+    assert!(!said.contains("visible"), "{said}");
+    assert_says(&mistake("[turn]\nrealm = \"a\u{ad}b\"\n"), &["turn.realm", "RFC 8265"]);
+}
+
+#[test]
 fn users_and_keys_are_told_apart() {
     let users = |v: &str| mistake(&format!("[turn]\nusers = [{v}]\n"));
     let twice = "{ name = \"a\", password = \"x\" }, { name = \"a\", password = \"y\" }";

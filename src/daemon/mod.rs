@@ -191,7 +191,7 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
     let ttl_secs = ttl_secs.unwrap_or(config.turn.credential_ttl_secs);
     let expiry = Now::read().unix_secs.saturating_add(u64::from(ttl_secs));
     let credential =
-        options::shared_secrets(&loaded.secrets).sign(name, expiry).ok_or(Error::NoSharedSecret)?;
+        options::shared_secrets(loaded).sign(name, expiry).ok_or(Error::NoSharedSecret)?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let turn = options::turn_listen(config);
     let asked = report::pages(config, &turn, &host);

@@ -25,7 +25,7 @@ use crate::net::Now;
 use crate::stun::control::{AddressFamily, Control};
 use crate::stun::{
     ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Kind, Message, Method, SendIndication,
-    TransactionId, Writer, attr, challenge, classify, write_channel_data_header,
+    Signer, TransactionId, Writer, attr, challenge, classify, write_channel_data_header,
     write_data_indication,
 };
 use crate::telemetry::Addr;
@@ -48,6 +48,9 @@ pub(super) const UNDERSTOOD: &[u16] = &[
     attr::REQUESTED_ADDRESS_FAMILY,
     attr::EVEN_PORT,
     attr::REQUESTED_TRANSPORT,
+    attr::MESSAGE_INTEGRITY_SHA256,
+    attr::PASSWORD_ALGORITHM,
+    attr::USERHASH,
     attr::XOR_MAPPED_ADDRESS,
     attr::RESERVATION_TOKEN,
 ];
@@ -404,7 +407,7 @@ impl Server {
         &self,
         answering: &Answering,
         success: Success,
-        key: &[u8; 16],
+        key: &Signer,
         actions: &mut Actions,
     ) {
         let Answering { five_tuple, method, transaction, fingerprint } = *answering;
@@ -412,11 +415,11 @@ impl Server {
         let bytes = match success {
             Success::Pending => return,
             Success::Repeated(bytes) => bytes,
-            Success::Done => writer.finish(Some(key), fingerprint),
+            Success::Done => writer.finish_signed(key, fingerprint),
             Success::Refreshed(secs, _) => {
-                writer.number(attr::LIFETIME, secs).finish(Some(key), fingerprint)
+                writer.number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
             }
-            Success::Deleted(_) => writer.number(attr::LIFETIME, 0).finish(Some(key), fingerprint),
+            Success::Deleted(_) => writer.number(attr::LIFETIME, 0).finish_signed(key, fingerprint),
         };
         actions.push(Action::Answer { five_tuple, bytes });
     }
@@ -427,7 +430,7 @@ impl Server {
         &mut self,
         answering: &Answering,
         reject: &Reject,
-        key: Option<&[u8; 16]>,
+        key: Option<&Signer>,
         actions: &mut Actions,
     ) {
         let Answering { five_tuple, method, transaction, fingerprint } = *answering;
@@ -444,7 +447,10 @@ impl Server {
         if let Some(server) = reject.alternate {
             writer = writer.alternate_server(server);
         }
-        let bytes = writer.finish(key.map(|key| &key[..]), fingerprint);
+        let bytes = match key {
+            Some(key) => writer.finish_signed(key, fingerprint),
+            None => writer.finish(None, fingerprint),
+        };
         actions.push(Action::Answer { five_tuple, bytes });
     }
 

@@ -64,6 +64,7 @@ test("a socket that is cut for ten seconds stops no video, and nobody is told", 
     broadcast: "ping_interval_secs = 2\nping_timeout_secs = 2",
   });
   const cable = await cableFor(t, daemon);
+  sofa.allow(/WebSocket connection/);
   const broadcaster = await goLive(studio, daemon.web, { room: "cut" });
   const watcher = await watch(sofa, cable.origin, "cut");
   await seesAndHears(watcher);

@@ -83,7 +83,7 @@ pub(in crate::turn) fn begin(
     let place = table.insert(Allocation {
         five_tuple: request.five_tuple,
         transaction: request.message.transaction_id(),
-        username: request.caller.username.into(),
+        username: (*request.caller.username).into(),
         key: request.caller.key,
         tag: Tag::new(grant.as_ref().map(|grant| grant.room())),
         grant,
@@ -391,7 +391,7 @@ pub(in crate::turn) fn finish(
         };
         writer = writer.address_error_code(family, code, words);
     }
-    let answer = writer.finish(Some(&allocation.key), pending.fingerprint);
+    let answer = writer.finish_signed(&allocation.key, pending.fingerprint);
     allocation.answer.clone_from(&answer);
     answer
 }

@@ -2,10 +2,12 @@
 //!
 //! [`bench`] is one engine with clients and peers around it; [`transcripts`] replays the texts of
 //! `src/turn/transcripts/`; [`properties`] and [`reservations`] draw random cases; [`network`] lets
-//! packets get lost.
+//! packets get lost; [`oracle`] and [`oracle_client`] are clients that others wrote.
 
 mod bench;
 mod network;
+mod oracle;
+mod oracle_client;
 mod packets;
 mod properties;
 mod reservations;

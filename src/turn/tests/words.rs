@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::bench::Ask;
-use crate::stun::{ChannelData, Class, Kind, Message, attr, classify, parse_xor_address};
+use crate::credentials::CredentialHash;
+use crate::stun::{ChannelData, Class, Kind, Message, Method, attr, classify, parse_xor_address};
 
 /// The words of a line behind the first ones: `key=value` and bare ones.
 pub(super) struct Words<'t>(pub(super) Vec<(&'t str, &'t str)>);
@@ -83,7 +84,7 @@ pub(super) fn from_hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(digits).collect()
 }
 
-/// The text itself, or so many bytes for `@NUMBER`.
+/// The text itself, or so many characters for `@NUMBER`.
 pub(super) fn payload(text: &str) -> Vec<u8> {
     match text.strip_prefix('@') {
         Some(bytes) => vec![b'x'; bytes.parse().expect("a number")],
@@ -111,8 +112,39 @@ fn alternate(value: &[u8]) -> SocketAddr {
     }
 }
 
+/// The hash of `hash=`.
+pub(super) fn credential_hash(text: &str) -> CredentialHash {
+    match text {
+        "sha1" => CredentialHash::Sha1,
+        "sha256" => CredentialHash::Sha256,
+        other => panic!("no hash: {other}"),
+    }
+}
+
+/// The class and method of a client's line.
+pub(super) fn class_and_method(text: &str) -> (Class, Method) {
+    match text {
+        "binding" => (Class::Request, Method::BINDING),
+        "allocate" => (Class::Request, Method::ALLOCATE),
+        "refresh" => (Class::Request, Method::REFRESH),
+        "permit" => (Class::Request, Method::CREATE_PERMISSION),
+        "bind" => (Class::Request, Method::CHANNEL_BIND),
+        "send" => (Class::Indication, Method::SEND),
+        "keepalive" => (Class::Indication, Method::BINDING),
+        "success" => (Class::Success, Method::BINDING),
+        "connect" => (Class::Request, Method::new(0x00A)),
+        other => panic!("no such method: {other}"),
+    }
+}
+
+/// The code and the phrase of an error.
+fn coded(value: &[u8]) -> (u16, String) {
+    let code = u16::from(value[2]) * 100 + u16::from(value[3]);
+    (code, String::from_utf8_lossy(&value[4..]).into_owned())
+}
+
 /// A message to a client in words.
-pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
+pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
     if classify(bytes) == Kind::ChannelData {
         let message = ChannelData::parse(bytes).expect("ChannelData");
         return format!("channel {:#06x} {}", message.number, show(&bytes[message.payload]));
@@ -125,8 +157,7 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
         let address = || parse_xor_address(value, &id).expect("an address");
         let word = match attribute.kind {
             attr::ERROR_CODE => {
-                let code = u16::from(value[2]) * 100 + u16::from(value[3]);
-                let phrase = String::from_utf8_lossy(&value[4..]).into_owned();
+                let (code, phrase) = coded(value);
                 if phrase.is_empty() { code.to_string() } else { format!("{code} {phrase:?}") }
             }
             attr::UNKNOWN_ATTRIBUTES => {
@@ -149,15 +180,25 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
             attr::ALTERNATE_SERVER => format!("alternate={}", alternate(value)),
             attr::RESERVATION_TOKEN => format!("token({})", value.len()),
             attr::ADDRESS_ERROR_CODE => {
-                let code = u16::from(value[2]) * 100 + u16::from(value[3]);
-                let phrase = String::from_utf8_lossy(&value[4..]).into_owned();
+                let (code, phrase) = coded(value);
                 format!("ipv{}={code} {phrase:?}", [0, 4, 6][usize::from(value[0])])
             }
             attr::REALM => format!("realm={}", String::from_utf8_lossy(value)),
-            attr::NONCE => format!("nonce({})", value.len()),
-            attr::MESSAGE_INTEGRITY => {
+            attr::NONCE => {
+                let features = String::from_utf8_lossy(&value[9..13]);
+                format!("nonce({features},{})", value.len())
+            }
+            attr::PASSWORD_ALGORITHMS => {
+                let each = value.chunks(4).map(|one| format!("{:02x}{:02x}", one[0], one[1]));
+                format!("algorithms={}", each.collect::<Vec<_>>().join(","))
+            }
+            attr::MESSAGE_INTEGRITY | attr::MESSAGE_INTEGRITY_SHA256 => {
                 let right = key.and_then(|key| message.integrity_ok(key));
-                String::from(if right == Some(true) { "signed" } else { "WRONGLY SIGNED" })
+                let word = match attribute.kind {
+                    attr::MESSAGE_INTEGRITY => "signed",
+                    _ => "signed-by-sha256",
+                };
+                String::from(if right == Some(true) { word } else { "WRONGLY SIGNED" })
             }
             attr::FINGERPRINT => {
                 assert_eq!(message.fingerprint_ok(), Some(true));

@@ -13,6 +13,9 @@ import { execIn, SERVER } from "./network.js";
 export const OUT = fileURLToPath(new URL("../out/", import.meta.url));
 const CHROMIUM = process.env.TURNCAST_CHROMIUM ?? "/usr/bin/chromium";
 
+/** Chromium would ask its maker about the fields of forms, in the name of the page. */
+const NOBODY = "127.0.0.1:9";
+
 const FLAGS = [
   "--no-sandbox",
   "--use-fake-device-for-media-stream",
@@ -25,8 +28,7 @@ const FLAGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
-  // Chromium asks its maker about the fields of forms, in the name of the page.
-  "--autofill-server-url=http://127.0.0.1:9",
+  `--autofill-server-url=http://${NOBODY}`,
   `--host-resolver-rules=MAP * ~NOTFOUND${
     ["localhost", "127.0.0.1", SERVER].map((host) => `, EXCLUDE ${host}`).join("")}`,
 ];
@@ -131,9 +133,9 @@ async function netLogHosts(file, ours) {
     const address = params.url ?? params.host;
     if (!numbers.includes(type) || !address || !ours.some((host) => key.includes(host))) continue;
     if (/^(data|blob|about):/.test(address)) continue;
-    const { hostname } = new URL(/^\w+:\/\//.test(address) ? address : `http://${address}`);
+    const url = new URL(/^\w+:\/\//.test(address) ? address : `http://${address}`);
     // The names of host candidates are asked on the own link only, by multicast.
-    if (!hostname.endsWith(".local")) hosts.add(hostname);
+    if (!url.hostname.endsWith(".local") && url.host !== NOBODY) hosts.add(url.hostname);
   }
   return [...hosts];
 }

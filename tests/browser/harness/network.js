@@ -176,7 +176,8 @@ export class Network {
       "  chain out { type filter hook output priority 0;",
       "    oifname lo accept",
       // The other side's addresses are met by connectivity checks; that is WebRTC's business.
-      "    ip daddr { 203.0.113.0/24, 10.0.0.0/8 } accept",
+      // Multicast stays on the own link: it is how names of host candidates are asked for.
+      "    ip daddr { 203.0.113.0/24, 10.0.0.0/8, 224.0.0.0/4 } accept",
       "    counter name stray; }",
       "}",
       "RULES",
