@@ -24,9 +24,15 @@ const ALICE: &[&str] = &["-u", "alice", "-w", "password-of-alice-1"];
 /// Runs `turnutils_uclient` toward the daemon: two of its own clients talk through the relay.
 /// `-c`: without it the tool asks for EVEN-PORT with a reservation.
 fn uclient(daemon: &Daemon, credential: &[&str], more: &[&str]) -> Output {
+    uclient_of_pairs(daemon, credential, &[&["-c"], more].concat())
+}
+
+/// The same with RTP and RTCP: each client asks for a pair of ports, and gets the upper one with
+/// the token.
+fn uclient_of_pairs(daemon: &Daemon, credential: &[&str], more: &[&str]) -> Output {
     let turn = daemon.turn();
     Command::new("timeout")
-        .args(["60", "turnutils_uclient", "-c", "-y", "-p", &turn.port().to_string()])
+        .args(["60", "turnutils_uclient", "-y", "-p", &turn.port().to_string()])
         .args(credential)
         .args(more)
         .arg(turn.ip().to_string())
@@ -60,6 +66,13 @@ fn uclient_relays_with_a_long_term_credential() {
     daemon.wait_for_metric("turncast_allocations", 1);
     assert!(daemon.metric("turncast_relayed_packets_total{direction=\"to_peer\"}") >= 100);
     assert!(daemon.metric("turncast_relayed_packets_total{direction=\"to_client\"}") >= 100);
+    daemon.stop();
+}
+
+#[test]
+fn uclient_relays_through_pairs_of_ports() {
+    let daemon = Setup::new(CONFIG).start();
+    assert_all_relayed(&uclient_of_pairs(&daemon, ALICE, &["-s", "-n", "50"]), 200);
     daemon.stop();
 }
 
