@@ -195,6 +195,7 @@ fn edge_limits(config: &Config) -> edge::Limits {
         handshake: secs(limits.handshake_secs),
         write_stall: secs(limits.write_stall_secs),
         trusted_proxies: config.web.trusted_proxies.to_vec(),
+        ..edge::Limits::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use rustc_hash::FxHashMap;
 use socket2::Socket;
@@ -91,7 +91,7 @@ impl Sockets {
         listeners: Vec<(Socket, SocketAddr)>,
         relay_buffer_bytes: usize,
     ) -> io::Result<Self> {
-        let poll = Poll::new()?;
+        let poll = Poll::new(EVENTS)?;
         poll.add(wake, Token::Wake.number())?;
         let mut clients = Vec::with_capacity(listeners.len());
         for ((socket, local), index) in listeners.into_iter().zip(0..) {
@@ -99,6 +99,21 @@ impl Sockets {
             clients.push(ClientSocket { socket, local, wildcard: local.ip().is_unspecified() });
         }
         Ok(Self { poll, clients, relays: FxHashMap::default(), relay_buffer_bytes })
+    }
+
+    /// No listeners and no inbox: the sockets of the allocations of one client, whose own messages
+    /// come over a stream.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub(super) fn of_stream(relay_buffer_bytes: usize) -> io::Result<Self> {
+        let poll = Poll::new(EVENTS_OF_STREAM)?;
+        Ok(Self { poll, clients: Vec::new(), relays: FxHashMap::default(), relay_buffer_bytes })
+    }
+
+    /// Whether there is no allocation.
+    pub(super) fn has_no_relay(&self) -> bool {
+        self.relays.is_empty()
     }
 
     /// Binds the socket of allocation `relay`.
@@ -112,9 +127,7 @@ impl Sockets {
                 self.relays.insert(relay, socket);
                 Ok(())
             }
-            Err(error) if was_address_in_use(&error) => Err(BindFailure::PortTaken),
-            Err(error) if was_exhausted(&error) => Err(BindFailure::Exhausted),
-            Err(_) => Err(BindFailure::Unavailable),
+            Err(error) => Err(bind_failure(error)),
         }
     }
 
@@ -145,6 +158,18 @@ impl Sockets {
         Some((Token::Client(u32::try_from(index).ok()?), from))
     }
 }
+
+/// As a descriptor it is readable while [`Sockets::poll`] has something to report.
+impl AsRawFd for Sockets {
+    fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+}
+
+/// The most sockets that one wait of a worker reports.
+const EVENTS: usize = 256;
+/// The same for the few sockets of one client.
+const EVENTS_OF_STREAM: usize = 4;
 
 /// Datagrams that wait for the end of the batch, to leave with one call per socket.
 ///
@@ -264,6 +289,16 @@ impl Outbound {
     pub(super) fn forget(&mut self) {
         self.waiting.clear();
         self.answers.clear();
+    }
+}
+
+pub(super) fn bind_failure(error: io::Error) -> BindFailure {
+    if was_address_in_use(&error) {
+        BindFailure::PortTaken
+    } else if was_exhausted(&error) {
+        BindFailure::Exhausted
+    } else {
+        BindFailure::Unavailable
     }
 }
 

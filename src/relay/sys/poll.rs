@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// One socket that has something for us.
@@ -22,9 +22,11 @@ pub(in crate::relay) struct Poll {
 }
 
 impl Poll {
+    /// One wait reports at most `events`, at least one; the next reports the rest.
+    ///
     /// # Errors
     /// When no descriptor is left.
-    pub(in crate::relay) fn new() -> io::Result<Self> {
+    pub(in crate::relay) fn new(events: usize) -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -32,7 +34,8 @@ impl Poll {
         }
         // SAFETY: the descriptor was opened above and nobody else owns it.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { epoll, events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS].into() })
+        let events = vec![libc::epoll_event { events: 0, u64: 0 }; events.max(1)];
+        Ok(Self { epoll, events: events.into() })
     }
 
     /// Reports `socket` as `token` whenever it is readable. Closing the socket removes it.
@@ -57,10 +60,11 @@ impl Poll {
     pub(in crate::relay) fn wait(&mut self, timeout: Duration) -> io::Result<usize> {
         let rounded_up = timeout + Duration::from_nanos(999_999);
         let timeout_ms = i32::try_from(rounded_up.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the kernel writes at most EVENTS events, which is the length of the slice.
+        let events_max = i32::try_from(self.events.len()).unwrap_or(i32::MAX);
+        // SAFETY: the kernel writes at most as many events as the slice is long.
         let count = unsafe {
             let events = self.events.as_mut_ptr();
-            libc::epoll_wait(self.epoll.as_raw_fd(), events, EVENTS as i32, timeout_ms)
+            libc::epoll_wait(self.epoll.as_raw_fd(), events, events_max, timeout_ms)
         };
         match usize::try_from(count) {
             Ok(count) => Ok(count),
@@ -75,6 +79,12 @@ impl Poll {
     pub(in crate::relay) fn event(&self, index: usize) -> Event {
         let event = self.events[index];
         Event { token: event.u64, error: event.events & libc::EPOLLERR as u32 != 0 }
+    }
+}
+
+impl AsRawFd for Poll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
     }
 }
 
@@ -113,9 +123,6 @@ impl AsFd for Wake {
     }
 }
 
-/// The most events that one wait reports; the rest is reported by the next.
-const EVENTS: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +134,7 @@ mod tests {
     #[test]
     fn a_readable_socket_is_reported_until_it_is_read() {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let mut poll = Poll::new().expect("epoll");
+        let mut poll = Poll::new(8).expect("epoll");
         poll.add(socket.as_fd(), 7).expect("a watch");
         assert_eq!(poll.wait(Duration::ZERO).expect("a wait"), 0);
         let address = socket.local_addr().expect("an address");
@@ -143,7 +150,7 @@ mod tests {
     #[test]
     fn another_thread_ends_the_wait() {
         let wake = Arc::new(Wake::new().expect("eventfd"));
-        let mut poll = Poll::new().expect("epoll");
+        let mut poll = Poll::new(8).expect("epoll");
         poll.add(wake.as_fd(), 1).expect("a watch");
         let other = Arc::clone(&wake);
         let thread = std::thread::spawn(move || {
