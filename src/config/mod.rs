@@ -27,7 +27,7 @@ pub use load::{Environment, Loaded, SYSTEM_FILE, Warning};
 pub use secrets::Secrets;
 pub use values::{
     BroadcastKeyEntry, Host, HostName, IcePolicy, List, LogAddresses, LogFormat, LogLevel, Origin,
-    PortRange, Publish, RelayPair, TurnListen, TurnName, UserEntry,
+    PortRange, Publish, RelayPair, TurnListen, TurnName, TurnScheme, UserEntry,
 };
 
 /// Why there is no configuration.

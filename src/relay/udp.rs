@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustc_hash::FxHashMap;
 use socket2::Socket;
@@ -156,13 +156,6 @@ impl Sockets {
         let index = self.clients.iter().position(|client| client.serves(server))?;
         let from = self.clients[index].wildcard.then_some(server);
         Some((Token::Client(u32::try_from(index).ok()?), from))
-    }
-}
-
-/// As a descriptor it is readable while [`Sockets::poll`] has something to report.
-impl AsRawFd for Sockets {
-    fn as_raw_fd(&self) -> RawFd {
-        self.poll.as_raw_fd()
     }
 }
 

@@ -15,7 +15,7 @@ mod send;
 mod socket;
 
 pub use limits::raise_descriptor_limit;
-pub(super) use poll::{Event, Poll, Wake};
+pub(super) use poll::{Event, Poll, Readiness, Wake};
 pub(super) use recv::RecvBatch;
 pub(super) use send::{Datagram, SendBatch};
 pub(super) use socket::{
