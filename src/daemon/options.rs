@@ -171,8 +171,8 @@ pub(super) fn too_few_descriptors(config: &Config, descriptors: u64) -> Option<S
     (wanted > descriptors && (allocations != 0 || reserved(config) > descriptors / 2)).then(|| {
         format!(
             "turn.limits.allocations ({}), turn.limits.connections ({relay}) and \
-             web.limits.connections ({pages}) could need {wanted} open files, and the hard limit is {descriptors}: raise it (LimitNOFILE= in \
-             the unit, ulimit -Hn) or lower them",
+             web.limits.connections ({pages}) could need {wanted} open files, and the hard limit \
+             is {descriptors}: raise it (LimitNOFILE= in the unit, ulimit -Hn) or lower them",
             if allocations == 0 { "what is left".to_owned() } else { allocations.to_string() }
         )
     })

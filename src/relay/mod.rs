@@ -95,7 +95,8 @@ pub enum Error {
     },
 }
 
-/// A running relay. Dropping it tells workers and connections to end; [`Relay::stop`] also waits for them.
+/// A running relay. Dropping it tells workers and connections to end; [`Relay::stop`] also waits
+/// for them.
 #[derive(Debug)]
 pub struct Relay {
     handle: Handle,

@@ -65,7 +65,8 @@ impl Inbox {
     }
 }
 
-/// Reaches every worker and every connection of a running relay from any thread; cheap to clone, never waits.
+/// Reaches every worker and every connection of a running relay from any thread; cheap to clone,
+/// never waits.
 #[derive(Debug, Clone)]
 pub struct Handle {
     inboxes: Arc<[Arc<Inbox>]>,

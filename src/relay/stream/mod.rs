@@ -81,7 +81,7 @@ impl Streams {
         let metrics = Arc::clone(&lease.metrics);
         let entropy = super::child(&mut lock(&self.entropy));
         let engine = Server::new(Arc::clone(&self.shared), Arc::clone(&metrics), entropy);
-        let outbox = Outbox::new(self.limits.write_queue_bytes);
+        let outbox = Outbox::new(self.limits.write_queue_bytes, peer.tls);
         let client = Client::new(five_tuple, engine, outbox, lease, self.relay_buffer_bytes);
         let mut connection = Connection::new(client, stream, seat, self.limits);
         let end = poll_fn(|cx| {

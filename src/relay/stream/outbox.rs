@@ -1,5 +1,6 @@
 //! What waits to be written to one client.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,6 +21,9 @@ pub(super) struct Outbox {
     unflushed: bool,
     /// The most bytes that have waited since the memory was new.
     peak: usize,
+    /// Where messages end: how much of the first is left, then how long each of the others is.
+    /// Only where each is written alone.
+    borders: Option<VecDeque<usize>>,
 }
 
 /// There is no room.
@@ -27,8 +31,11 @@ pub(super) struct Outbox {
 pub(super) struct Full;
 
 impl Outbox {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { waiting: BytesMut::new(), bytes_max, unflushed: false, peak: 0 }
+    /// With `each_alone` no two messages are written by one call, and so share no TLS record:
+    /// clients are about that read a record and take it for one message.
+    pub(super) fn new(bytes_max: usize, each_alone: bool) -> Self {
+        let borders = each_alone.then(VecDeque::new);
+        Self { waiting: BytesMut::new(), bytes_max, unflushed: false, peak: 0, borders }
     }
 
     /// Appends what a peer sent, with its header.
@@ -49,6 +56,9 @@ impl Outbox {
         self.waiting.extend_from_slice(message);
         self.waiting.extend_from_slice(&[0; 3][..padded - message.len()]);
         self.peak = self.peak.max(self.waiting.len());
+        if let Some(borders) = &mut self.borders {
+            borders.push_back(padded);
+        }
         Ok(())
     }
 
@@ -62,11 +72,19 @@ impl Outbox {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
-            match ready!(stream.as_mut().poll_write(cx, &self.waiting))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.waiting.advance(written),
+            let first = self.borders.as_ref().and_then(|borders| borders.front().copied());
+            let part = &self.waiting[..first.unwrap_or(self.waiting.len())];
+            let written = ready!(stream.as_mut().poll_write(cx, part))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.waiting.advance(written);
             self.unflushed = true;
+            match self.borders.as_mut().and_then(VecDeque::front_mut) {
+                Some(left) if *left > written => *left -= written,
+                Some(_) => drop(self.borders.as_mut().map(VecDeque::pop_front)),
+                None => {}
+            }
         }
         if self.unflushed {
             ready!(stream.poll_flush(cx))?;
@@ -74,6 +92,7 @@ impl Outbox {
             if self.peak > KEPT_BYTES_MAX {
                 // A burst is over; its memory is not kept for the next.
                 (self.waiting, self.peak) = (BytesMut::new(), 0);
+                self.borders = self.borders.take().map(|_| VecDeque::new());
             }
         }
         Poll::Ready(Ok(()))
@@ -96,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn messages_leave_in_order_and_padded() {
         let (mut near, mut far) = duplex(64);
-        let mut outbox = Outbox::new(1000);
+        let mut outbox = Outbox::new(1000, false);
         for message in [&b"12345678"[..], b"abcde", b""] {
             outbox.push_packet(message).expect("there is room");
         }
@@ -110,7 +129,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_outbox_refuses_packets_and_has_room_for_answers() {
         let (mut near, mut far) = duplex(16);
-        let mut outbox = Outbox::new(100);
+        let mut outbox = Outbox::new(100, true);
         outbox.push_packet(&[1; 98]).expect("there is room");
         assert_eq!(outbox.push_packet(&[2; 1]), Err(Full));
         for _ in 0..ANSWERS_BYTES_MAX / 64 {
@@ -127,11 +146,49 @@ mod tests {
         outbox.push_packet(&[2; 1]).expect("there is room again");
     }
 
+    /// Takes at most five bytes at a time, and keeps what each call brought.
+    struct Calls(Vec<Vec<u8>>);
+
+    impl AsyncWrite for Calls {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let count = bytes.len().min(5);
+            self.0.push(bytes[..count].to_vec());
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn over_tls_no_two_messages_are_written_at_once() {
+        let calls = |each_alone| {
+            let (mut stream, mut outbox) = (Calls(Vec::new()), Outbox::new(100, each_alone));
+            for message in [&b"1234"[..], b"abcdefgh", b"5678"] {
+                outbox.push_packet(message).expect("there is room");
+            }
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(outbox.poll_write(Pin::new(&mut stream), &mut cx).is_ready());
+            stream.0
+        };
+        assert_eq!(calls(true), [&b"1234"[..], b"abcde", b"fgh", b"5678"]);
+        assert_eq!(calls(false), [&b"1234a"[..], b"bcdef", b"gh567", b"8"]);
+    }
+
     #[tokio::test]
     async fn a_connection_that_is_gone_is_an_error() {
         let (mut near, far) = duplex(16);
         drop(far);
-        let mut outbox = Outbox::new(100);
+        let mut outbox = Outbox::new(100, true);
         outbox.push_packet(b"anybody?").expect("there is room");
         let mut cx = Context::from_waker(Waker::noop());
         assert!(matches!(
