@@ -3,6 +3,7 @@
 //! 0 is success, 1 a failure, 2 bad usage or a bad configuration. No argument takes a secret:
 //! everybody on a host can read the arguments of a process.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Environment, Loaded};
+use crate::credentials::opaque_string;
 use crate::daemon;
 
 /// Broadcast from a browser to browsers, through the strictest NATs: TURN relay, signaling hub
@@ -137,7 +139,8 @@ fn told(failure: &Failure) -> String {
     let mut cause = std::error::Error::source(failure);
     while let Some(error) = cause {
         let more = error.to_string();
-        if !text.ends_with(&more) {
+        // Some errors tell their cause themselves.
+        if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
         }
@@ -153,7 +156,11 @@ fn credential_name(text: &str) -> Result<String, String> {
     if text.len() > 256 {
         return Err("a name has at most 256 bytes".to_owned());
     }
-    Ok(text.to_owned())
+    // Clients prepare the name before they send it, and the signature covers what they send.
+    let prepared = opaque_string(text);
+    prepared
+        .map(Cow::into_owned)
+        .ok_or_else(|| "a character is in it that names must not have (RFC 8265)".to_owned())
 }
 
 #[cfg(test)]
@@ -182,6 +189,8 @@ mod tests {
             assert_eq!(parse(line).config, Some("a.toml".into()));
         }
         assert!(Arguments::try_parse_from(["turncast", "credentials"]).is_err());
+        assert_eq!(credential_name("Ame\u{301}lie").as_deref(), Ok("Am\u{e9}lie"));
+        assert!(credential_name("in\u{ad}visible").is_err());
         let zero = ["turncast", "credentials", "--name", "a", "--ttl", "0"];
         assert!(Arguments::try_parse_from(zero).is_err());
     }

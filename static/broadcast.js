@@ -4,6 +4,7 @@
 // connecting, live, ended. A reload in the middle of a broadcast comes back by itself: the tab
 // keeps the room and the key that proves it is ours.
 
+import { keepAwake } from "./lib/awake.js";
 import { expose } from "./lib/inspect.js";
 import { canShareScreen, HEIGHTS, listDevices, NONE, SCREEN, secureEnough, Sources }
   from "./lib/media.js";
@@ -92,10 +93,14 @@ async function openSources(choices = {}) {
     title: "Allow camera and microphone",
     text: "Your browser is asking. Choose Allow; nobody sees or hears you before you go live.",
   });
-  const trouble = await sources.open(choices);
+  let trouble = await sources.open(choices);
+  // What was chosen the last time may be unplugged by now; anything else is better than nothing.
+  const gone = [trouble.video, trouble.audio].some((each) => each?.code === "gone");
+  if (gone) trouble = await sources.open();
   await listSources();
-  if (sources.video || sources.audio) ready(trouble);
-  else blocked(trouble);
+  const nothing = !sources.video && !sources.audio;
+  if (nothing && (trouble.video || trouble.audio)) blocked(trouble);
+  else ready(trouble);
 }
 
 function ready({ video, audio }) {
@@ -134,12 +139,16 @@ function sourceChanged(kind, track) {
     if (track) track.enabled = part("mute").getAttribute("aria-pressed") !== "true";
   }
   viewers.replace(kind, track);
+  renderSources();
+}
+
+/** A screen is chosen anew each time: no browser gives it to a page that was reloaded. */
+function rememberSources() {
   keep(KEPT_SOURCES, {
-    camera: sources.picture === SCREEN ? "" : sources.picture,
+    camera: sources.picture === SCREEN ? lastCamera : sources.picture,
     microphone: sources.sound,
     height: sources.height,
   });
-  renderSources();
 }
 
 async function sourceEnded(kind, wasScreen) {
@@ -159,6 +168,7 @@ async function choosePicture(choice) {
   try {
     await sources.setPicture(choice);
     notice("");
+    rememberSources();
     if (state === "blocked") setState("ready");
   } catch (trouble) {
     // A person who closes the browser's own chooser has changed his mind; that is no failure.
@@ -173,6 +183,7 @@ async function chooseSound(choice) {
   try {
     await sources.setSound(choice);
     notice("");
+    rememberSources();
     if (state === "blocked") setState("ready");
   } catch (trouble) {
     const words = troubleWords(trouble, "audio");
@@ -357,16 +368,18 @@ function welcomed(message) {
 }
 
 function signalingChanged(next, detail) {
-  clearTimeout(lostTimer);
-  if (next === JOINED) {
+  if (next === JOINED || next === STOPPED) {
+    clearTimeout(lostTimer);
+    lostTimer = 0;
     show(part("lost"), false);
-  } else if (next === STOPPED) {
+  }
+  if (next === STOPPED) {
     stopped(detail);
   } else if (state === "connecting" && next !== "connecting") {
     setupMistake(next === LOST
       ? "The server does not answer. This page keeps trying; check your network if it lasts."
       : broadcastRefusal(detail.code, detail.message));
-  } else if (state === "live" && next === LOST) {
+  } else if (state === "live" && next === LOST && !lostTimer) {
     lostTimer = setTimeout(() => show(part("lost"), true), TELL_LOST_MS);
   }
   renderStatus();
@@ -438,6 +451,7 @@ function setState(next) {
   show(part("live"), next === "live");
   show(part("ended"), next === "ended");
   show(part("clock"), next === "live");
+  keepAwake(next === "live");
   part("go-text").textContent = next === "connecting" ? "Going live" : "Go live";
   clearInterval(clockTimer);
   if (next === "live") {
@@ -501,6 +515,7 @@ function wire() {
   part("microphone").addEventListener("change", (event) => chooseSound(event.target.value));
   part("height").addEventListener("change", (event) => {
     sources.setHeight(Number(event.target.value));
+    rememberSources();
   });
   part("mute").addEventListener("click", toggleMute);
   part("pause").addEventListener("click", togglePause);

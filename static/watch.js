@@ -14,6 +14,8 @@ import { watchWords } from "./lib/words.js";
 const MEASURE_MS = 2_000;
 /** New connections in a row that fail before the page says so. */
 const REBUILDS_MAX = 1;
+/** A new link is announced within this time, or not at all. */
+const REBUILD_MS = 10_000;
 
 const room = decodeRoom();
 const forceRelay = relayForced();
@@ -192,7 +194,7 @@ async function presentNow() {
   if (next?.state !== "connected") return;
   if (shown && shown !== next && !next.stream.getTracks().length) return;
   await stage.present(next.stream);
-  if (link !== next || shown === next) return;
+  if (link !== next || shown === next || stage.stream !== next.stream) return;
   const before = shown;
   shown = next;
   if (before) before.close();
@@ -221,7 +223,15 @@ function beyondRepair(broken) {
 }
 
 function rebuild() {
-  if (link) signaling.send({ t: "restart", link: link.id, rebuild: true });
+  const broken = link;
+  if (!broken) return;
+  signaling.send({ t: "restart", link: broken.id, rebuild: true });
+  // The hub may refuse, or be away: then nothing new comes, and the page should say so.
+  setTimeout(() => {
+    if (link !== broken || broken.state === "connected") return;
+    failure = "no-path";
+    render();
+  }, REBUILD_MS);
 }
 
 async function measure() {

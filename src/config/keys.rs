@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::schema::{Allowed, Key, Preset, Schema, read, section};
 use super::values::{
-    BroadcastKeyEntry, Host, HostName, IcePolicy, List, LogAddresses, LogFormat, LogLevel, Origin,
-    PortRange, Publish, RelayPair, TurnListen, TurnName, UserEntry,
+    BroadcastKeyEntry, CredentialHash, Host, HostName, IcePolicy, List, LogAddresses, LogFormat,
+    LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName, UserEntry,
 };
 use crate::net::Prefix;
 use crate::telemetry::Secret;
@@ -21,8 +21,9 @@ const FILE: Allowed = Text("the path of a file");
 section! {
     /// The configuration of turncast. Every key is optional; what a line behind `#` shows is the
     /// default, unless it is called an example. A file that is named by a relative path is
-    /// looked for in systemd's credentials directory (`$CREDENTIALS_DIRECTORY`), then beside this
-    /// file. The environment overrides a key: `TURNCAST__TURN__REALM=example.org`.
+    /// looked for in systemd's credentials directory (`$CREDENTIALS_DIRECTORY`; with
+    /// /etc/turncast/turncast.toml that of the running service), then beside this file. The
+    /// environment overrides a key: `TURNCAST__TURN__REALM=example.org`.
     Config {
         /// The name or address that browsers use to reach this host. "auto" takes the Host that
         /// the browser asked for, after a check.
@@ -134,13 +135,23 @@ section! {
         /// Threads that relay. 0: one per processor.
         workers: u32 = Is("0"), Whole(0, 256);
         /// A secret, or several, with which other applications sign credentials `expiry:name`
-        /// (HMAC-SHA1, base64). The first signs `turncast credentials`, all verify.
+        /// (base64 of an HMAC). The first signs `turncast credentials`, all verify.
         shared_secret: List<Secret<String>> = Empty(r#""replace-this-secret""#),
             Allowed::Secret("a text that is not empty, or a list of such texts");
         /// A file with such secrets, one a line. Without both keys, a file `shared_secret` in
         /// systemd's credentials directory is used when there is one.
         shared_secret_file: Option<PathBuf> = Unset(r#""/etc/turncast/shared_secret""#), FILE;
-        /// Fixed users with long-term credentials. `password_file` may stand for `password`.
+        /// The HMAC of such credentials: "sha1", which most applications compute, "sha256", or
+        /// both in a list while they change over. The first signs, the others verify, too; what
+        /// is not named is refused.
+        credential_hash: List<CredentialHash> = Is(r#""sha1""#), Word(&["sha1", "sha256"]);
+        /// Whether a stream ends with such a credential: with true it is not prolonged (Refresh)
+        /// after the expiry; with false the expiry only stops new ones. A broadcast's own streams
+        /// end with their link, not with the clock.
+        strict_expiry: bool = Is("false"), Text("true or false");
+        /// Fixed users with long-term credentials. `password_file` may stand for `password`. With
+        /// them, clients that know RFC 8489 are asked to hide their names, which they cannot with
+        /// credentials of a shared secret: give those to such clients without fixed users beside.
         users: Vec<UserEntry> = Empty(r#"[{ name = "alice", password = "replace-this-secret" }]"#),
             Allowed::Secret(
                 "a list of { name = \"NAME\", password = \"...\" } or { name, password_file }"
@@ -213,7 +224,7 @@ section! {
         );
         /// Watchers of one broadcast. Above about 8, the broadcaster's uplink is the limit.
         viewers_per_room: u32 = Is("8"), Whole(1, 1000);
-        /// Broadcasts at a time.
+        /// Broadcasts at a time. As many rooms again may hold people who wait for one to begin.
         rooms: u32 = Is("100"), Whole(1, 100_000);
         /// How long the place of somebody whose connection was lost is kept.
         grace_secs: u32 = Is("30"), Whole(0, 3600);
@@ -246,6 +257,9 @@ section! {
     Admin {
         /// Where /metrics and /healthz are served; an empty list turns them off.
         listen: List<SocketAddr> = Is(r#"["127.0.0.1:9478"]"#), LISTEN;
+        /// Names by which this listener may be asked, besides its own address and localhost.
+        allowed_hosts: List<HostName> = Empty(r#"["turncast.internal"]"#),
+            Text("host names or IP addresses; without scheme and port");
     }
 }
 

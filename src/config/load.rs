@@ -18,6 +18,9 @@ use super::{Error, rules};
 /// Where the configuration is when nobody says so.
 pub const SYSTEM_FILE: &str = "/etc/turncast/turncast.toml";
 
+/// The credentials directory of the service; it exists while the service runs, for root.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/turncast.service";
+
 /// What begins the name of a variable that overrides a key.
 const PREFIX: &str = "TURNCAST__";
 
@@ -84,7 +87,7 @@ impl Loaded {
     pub fn read(asked: Option<&Path>, environment: &Environment) -> Result<Self, Error> {
         let file = match asked {
             Some(path) => Some(path),
-            None => Some(Path::new(SYSTEM_FILE)).filter(|path| path.exists()),
+            None => Some(Path::new(SYSTEM_FILE)).filter(|path| may_be_there(path)),
         };
         let text = match file {
             None => None,
@@ -130,20 +133,31 @@ impl Loaded {
     }
 }
 
+/// Whether there may be such a file. One that cannot be looked for is tried all the same: running
+/// with the defaults beside a configuration would surprise everybody.
+fn may_be_there(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
 /// Where relative paths of the configuration lead.
 #[derive(Debug)]
 pub(super) struct Files {
     /// systemd's credentials directory.
     pub(super) credentials: Option<PathBuf>,
-    /// The directory of the configuration file.
-    beside: Option<PathBuf>,
+    /// The configuration file.
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Files {
     fn new(file: Option<&Path>, environment: &Environment) -> Self {
+        // Somebody who runs `turncast check` beside the service means the service's files.
+        let of_service = || {
+            let system = file.is_some_and(|path| path == Path::new(SYSTEM_FILE));
+            system.then(|| PathBuf::from(SERVICE_CREDENTIALS))
+        };
         Self {
-            credentials: environment.path("CREDENTIALS_DIRECTORY"),
-            beside: file.and_then(Path::parent).map(Path::to_path_buf),
+            credentials: environment.path("CREDENTIALS_DIRECTORY").or_else(of_service),
+            file: file.map(Path::to_path_buf),
         }
     }
 
@@ -153,7 +167,10 @@ impl Files {
         let credential = self.credentials.as_ref().map(|directory| directory.join(path));
         match credential.filter(|found| path.is_relative() && found.exists()) {
             Some(found) => found,
-            None => self.beside.as_ref().map_or_else(|| path.to_owned(), |dir| dir.join(path)),
+            None => match self.file.as_deref().and_then(Path::parent) {
+                Some(beside) => beside.join(path),
+                None => path.to_owned(),
+            },
         }
     }
 }
@@ -314,6 +331,7 @@ impl Reader {
         let prefix = path.join(".");
         let mut problem = Problem::new(format!("unknown key {}", dotted(&prefix, text)));
         problem.place = Some(Place { source, span: name.span() });
+        problem.is_unknown = true;
         problem.label = match suggestion(path, text) {
             Some(near) => format!("did you mean {near}?"),
             None => "no such key".to_owned(),
@@ -361,4 +379,20 @@ fn variable_like(lower: &str) -> Option<String> {
     Config::SCHEMA.each("", &mut |dotted, _| all.push(dotted.replace('.', "__")));
     nearest(lower, all.iter().map(String::as_str))
         .map(|near| format!("{PREFIX}{}", near.to_ascii_uppercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_looked_for_is_not_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("file");
+        assert!(!may_be_there(&file));
+        std::fs::write(&file, "").expect("a file");
+        assert!(may_be_there(&file));
+        // As without the right to search the directory, which root always has.
+        assert!(may_be_there(&file.join("below")));
+    }
 }

@@ -26,8 +26,8 @@ pub use keys::{
 pub use load::{Environment, Loaded, SYSTEM_FILE, Warning};
 pub use secrets::Secrets;
 pub use values::{
-    BroadcastKeyEntry, Host, HostName, IcePolicy, List, LogAddresses, LogFormat, LogLevel, Origin,
-    PortRange, Publish, RelayPair, TurnListen, TurnName, TurnScheme, UserEntry,
+    BroadcastKeyEntry, CredentialHash, Host, HostName, IcePolicy, List, LogAddresses, LogFormat,
+    LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName, TurnScheme, UserEntry,
 };
 
 /// Why there is no configuration.

@@ -36,6 +36,8 @@ pub(super) struct Problem {
     pub(super) help: Option<String>,
     /// The value at this place is a secret: its line is not shown.
     pub(super) is_secret: bool,
+    /// The place is a key that nobody knows: what follows may be a secret, and is not shown.
+    pub(super) is_unknown: bool,
 }
 
 impl Problem {
@@ -47,6 +49,7 @@ impl Problem {
             label: String::new(),
             help: None,
             is_secret: false,
+            is_unknown: false,
         }
     }
 
@@ -63,7 +66,7 @@ impl Problem {
         let place = self.place.as_ref().and_then(|place| Some((sources.get(place.source)?, place)));
         if let Some((source, place)) = place {
             let (line, column) = line_and_column(&source.text, place.span.start);
-            if self.is_secret {
+            if self.is_secret || has_neighbours(&source.text, place.span.start) {
                 // A line with a secret is named and never quoted.
                 let place = Origin::path(source.name.as_str()).line(line).char_column(column);
                 group = group.element(place);
@@ -74,7 +77,8 @@ impl Problem {
                 let kind = AnnotationKind::Primary.span(visible(&source.text, &place.span));
                 let annotation =
                     if self.label.is_empty() { kind } else { kind.label(self.label.as_str()) };
-                let snippet = Snippet::source(source.text.as_str())
+                let end = if self.is_unknown { place.span.end } else { source.text.len() };
+                let snippet = Snippet::source(source.text.get(..end).unwrap_or_default())
                     .path(source.name.as_str())
                     .annotation(annotation);
                 group = group.element(snippet);
@@ -106,6 +110,12 @@ fn visible(text: &str, span: &Range<usize>) -> Range<usize> {
     let start = span.start.min(end);
     let first_line = text.get(start..end).and_then(|shown| shown.split('\n').next());
     start..start + first_line.map_or(0, str::len)
+}
+
+/// Whether the line at `offset` holds a table of several keys, of which any may be a secret.
+fn has_neighbours(text: &str, offset: usize) -> bool {
+    let start = text.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
+    text[start..].lines().next().is_some_and(|line| line.contains('{'))
 }
 
 /// Line and column, both counted from 1, the column in characters.

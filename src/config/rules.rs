@@ -20,10 +20,11 @@ pub(super) fn check(config: &Config, secrets: &Secrets, findings: &mut Findings)
 }
 
 impl Config {
-    /// Whether nobody but this computer reaches any listener of pages and relay.
+    /// Whether nobody but this computer reaches any listener.
     pub fn is_loopback_only(&self) -> bool {
         let turn = self.turn.listen.iter().map(|listen| listen.address);
-        self.web.listen.iter().copied().chain(turn).all(|address| is_loopback(address.ip()))
+        let tcp = self.web.listen.iter().chain(&*self.admin.listen).copied();
+        tcp.chain(turn).all(|address| is_loopback(address.ip()))
     }
 
     /// Whether the web listener speaks HTTPS.
@@ -159,6 +160,10 @@ fn relay(config: &Config, findings: &mut Findings) {
             let title = format!("{v6} is good on one wire only");
             findings.refuse("turn.relay_addresses", Problem::new(title));
         }
+    }
+    if turn.credential_hash.is_empty() {
+        let problem = Problem::new("without a hash no credential of a shared secret is good");
+        findings.refuse("turn.credential_hash", problem.help("allowed: \"sha1\" or \"sha256\""));
     }
     if turn.limits.bandwidth_bytes_per_sec != 0
         && turn.limits.bandwidth_per_allocation_bytes_per_sec > turn.limits.bandwidth_bytes_per_sec

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::keys::Config;
 use super::load::{Files, Findings};
 use super::problem::Problem;
+use super::values::prepared;
 use crate::telemetry::Secret;
 
 /// The text that stands for a secret in the example; refused everywhere.
@@ -35,6 +36,7 @@ pub(super) fn collect(config: &Config, files: &Files, findings: &mut Findings) -
         users: users(config, files, findings),
         broadcast_keys: broadcast_keys(config, files, findings),
     };
+    warn_of_inline(config, files, findings);
     let key_of_file = if findings.is_set("turn.shared_secret_file") {
         "turn.shared_secret_file"
     } else {
@@ -89,8 +91,13 @@ fn users(config: &Config, files: &Files, findings: &mut Findings) -> Vec<(String
         }
         let given = (entry.password.as_ref(), entry.password_file.as_deref());
         let words = (name, "password", "password_file");
-        if let Some(secret) = one_of(given, words, key, files, findings) {
-            users.push((name.to_owned(), secret));
+        let Some(secret) = one_of(given, words, key, files, findings) else { continue };
+        match prepared(secret.expose()) {
+            Ok(password) => users.push((name.to_owned(), Secret::new(password))),
+            Err(why) => {
+                let title = format!("the password of \"{name}\" cannot be used: {why}");
+                findings.refuse(key, Problem::new(title));
+            }
         }
     }
     users
@@ -179,11 +186,25 @@ fn judge(secret: &Secret<String>, key: &str, findings: &mut Findings) {
     }
 }
 
+/// Warns when everybody may read a configuration that holds secrets itself.
+fn warn_of_inline(config: &Config, files: &Files, findings: &mut Findings) {
+    let Some(file) = &files.file else { return };
+    let inline = [
+        ("turn.shared_secret", !config.turn.shared_secret.is_empty()),
+        ("turn.users", config.turn.users.iter().any(|entry| entry.password.is_some())),
+        ("broadcast.keys", config.broadcast.keys.iter().any(|entry| entry.key.is_some())),
+    ];
+    if let Some((key, _)) = inline.iter().find(|(_, is_inline)| *is_inline) {
+        warn_of_readers(file, key, findings);
+    }
+}
+
 /// Warns when others than owner and group may read `path`.
 fn warn_of_readers(path: &Path, key: &str, findings: &mut Findings) {
     let mode = path.metadata().map_or(0, |meta| meta.permissions().mode());
     if mode & 0o004 != 0 {
         let title = format!("everybody on this host can read {}", path.display());
-        findings.warn(key, Problem::new(title).help("chmod o-r takes that away"));
+        let help = "chmod o-r takes that away; or keep secrets in files of their own";
+        findings.warn(key, Problem::new(title).help(help));
     }
 }

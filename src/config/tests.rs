@@ -55,8 +55,8 @@ fn a_mistyped_key_is_named_with_its_place_and_its_neighbour() {
         mistake("[admin]\nlisten = []\nlistn = []\n"),
         "error: unknown key admin.listn\n \
          --> t.toml:3:1\n  |\n\
-         3 | listn = []\n  | ^^^^^ did you mean listen?\n  |\n  \
-         = help: allowed in [admin]: listen"
+         3 | listn\n  | ^^^^^ did you mean listen?\n  |\n  \
+         = help: allowed in [admin]: listen, allowed_hosts"
     );
     assert_says(
         &mistake("[turn]\ndeny_peer = [\"10.0.0.0/8\"]\n"),
@@ -103,6 +103,14 @@ fn a_secret_is_never_quoted_not_even_in_broken_toml() {
         "[turn]\nusers = [{ name = \"a\", password = [\"hunter2hunter2\"] }]\n",
         "[broadcast]\nkeys = [{ name = \"a\", key = \"hunter2hunter2!\" }]\n",
         "[broadcast]\nkeys = \"hunter2hunter2\"\n",
+        // A key that is mistyped, or stands in the wrong place, may be one of a secret.
+        "[turn]\nshared_secert = \"hunter2hunter2\"\n",
+        "[turn]\npasswd = \"hunter2hunter2\"\n",
+        "shared_secret = \"hunter2hunter2\"\n",
+        "[turn]\nuser = [{ name = \"a\", password = \"hunter2hunter2\" }]\n",
+        "turn = { shared_secret = \"hunter2hunter2\", relam = \"x\" }\n",
+        "turn = { shared_secret = \"hunter2hunter2\", workers = \"x\" }\n",
+        "turn = { workers = \"x\", shared_secert = \"hunter2hunter2\" }\n",
     ] {
         let error = mistake(text);
         assert!(!error.contains("hunter2"), "{error}");
@@ -268,6 +276,44 @@ fn secrets_of_the_example_are_refused_and_short_ones_warned_of() {
 }
 
 #[test]
+fn the_hash_of_credentials_is_one_or_several_words() {
+    let hashes = |value: &str| {
+        let loaded = parse(&format!("[turn]\ncredential_hash = {value}\n")).expect("it is valid");
+        loaded.config.turn.credential_hash.to_vec()
+    };
+    let defaults = Loaded::parse(None, &Environment::default()).expect("defaults are valid");
+    assert_eq!(defaults.config.turn.credential_hash.to_vec(), [CredentialHash::Sha1]);
+    assert!(!defaults.config.turn.strict_expiry);
+    assert_eq!(hashes("\"sha256\""), [CredentialHash::Sha256]);
+    let both = [CredentialHash::Sha256, CredentialHash::Sha1];
+    assert_eq!(hashes("[\"sha256\", \"sha1\"]"), both);
+    let wrong = |value: &str| mistake(&format!("[turn]\ncredential_hash = {value}\n"));
+    assert_says(&wrong("\"sha265\""), &["did you mean \"sha256\"", "t.toml:2:19"]);
+    assert_says(&wrong("[]"), &["without a hash", "allowed: \"sha1\" or \"sha256\""]);
+    let strict = parse("[turn]\nstrict_expiry = true\n").expect("it is valid");
+    assert!(strict.config.turn.strict_expiry);
+    assert_says(&mistake("[turn]\nstrict_expiry = \"yes\"\n"), &["allowed: true or false"]);
+}
+
+#[test]
+fn names_and_passwords_are_prepared_as_clients_prepare_them() {
+    let text = "[turn]\nrealm = \"Caf\u{65}\u{301}\"\n\
+                users = [{ name = \"Ame\u{301}lie\", password = \"a\u{3000}e\u{301}\" }]\n";
+    let loaded = parse(text).expect("it is valid");
+    assert_eq!(loaded.config.turn.realm.text(), "Caf\u{e9}");
+    let (name, password) = &loaded.secrets.users[0];
+    assert_eq!((name.as_str(), password.expose().as_str()), ("Am\u{e9}lie", "a \u{e9}"));
+    let twice = "[turn]\nusers = [{ name = \"Ame\u{301}lie\", password = \"x\" }, \
+                 { name = \"Am\u{e9}lie\", password = \"y\" }]\n";
+    assert_says(&mistake(twice), &["two users are called"]);
+    let hidden = "[turn]\nusers = [{ name = \"a\", password = \"in\u{ad}visible\" }]\n";
+    let said = mistake(hidden);
+    assert_says(&said, &["the password of \"a\" cannot be used", "RFC 8265"]);
+    assert!(!said.contains("visible"), "{said}");
+    assert_says(&mistake("[turn]\nrealm = \"a\u{ad}b\"\n"), &["turn.realm", "RFC 8265"]);
+}
+
+#[test]
 fn users_and_keys_are_told_apart() {
     let users = |v: &str| mistake(&format!("[turn]\nusers = [{v}]\n"));
     let twice = "{ name = \"a\", password = \"x\" }, { name = \"a\", password = \"y\" }";
@@ -412,6 +458,19 @@ fn secrets_come_from_files_and_from_the_credentials_directory() {
     assert_says(&mistake(missing), &["cannot read no-such-file", "t.toml:2:22", "No such file"]);
     let empty = format!("turn.shared_secret_file = {:?}\n", file("e", "\n").display().to_string());
     assert_says(&mistake(&empty), &["is empty", "a secret is a line of that file"]);
+}
+
+#[test]
+fn a_configuration_with_secrets_that_everybody_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("t.toml");
+    std::fs::write(&path, "turn.shared_secret = \"0123456789abcdef\"\n").expect("a file");
+    for (mode, warned) in [(0o644, true), (0o640, false)] {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("a mode");
+        let loaded = Loaded::read(Some(&path), &Environment::default()).expect("allowed");
+        assert_eq!(texts(&loaded).contains("everybody on this host can read"), warned);
+    }
 }
 
 #[test]

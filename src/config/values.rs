@@ -1,11 +1,14 @@
 //! The types of values: each knows how it is written, and says what is wrong with a wrong one.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::de::{Error as _, SeqAccess, Visitor};
+use precis_profiles::OpaqueString;
+use precis_profiles::precis_core::profile::PrecisFastInvocation as _;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::net::Prefix;
@@ -303,6 +306,13 @@ impl TurnName {
     }
 }
 
+/// `text` by the OpaqueString profile (RFC 8265, section 4.2), as clients and relay hash it.
+pub(super) fn prepared(text: &str) -> Result<String, String> {
+    OpaqueString::enforce(text).map(Cow::into_owned).map_err(|_| {
+        "a character is in it that names and passwords must not have (RFC 8265)".to_owned()
+    })
+}
+
 impl Written for TurnName {
     fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
@@ -314,7 +324,7 @@ impl Written for TurnName {
         if text.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
             return Err("a control character, a quote or a backslash is in it".to_owned());
         }
-        Ok(Self(text.to_owned()))
+        prepared(text).map(Self)
     }
 }
 
@@ -420,18 +430,19 @@ macro_rules! words {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                match text.as_str() {
+        impl Written for $name {
+            fn parse(text: &str) -> Result<Self, String> {
+                match text {
                     $($text => Ok(Self::$variant),)*
-                    _ => Err(D::Error::custom(match super::problem::nearest(&text, [$($text),*]) {
+                    _ => Err(match super::problem::nearest(text, [$($text),*]) {
                         Some(near) => format!("unknown word; did you mean \"{near}\"?"),
                         None => "unknown word".to_owned(),
-                    })),
+                    }),
                 }
             }
         }
+
+        by_text!($name);
     )* };
 }
 
@@ -451,6 +462,13 @@ words! {
         All = "all",
         /// Through the relay only.
         Relay = "relay",
+    }
+    /// `turn.credential_hash`.
+    CredentialHash {
+        /// HMAC-SHA1.
+        Sha1 = "sha1",
+        /// HMAC-SHA256.
+        Sha256 = "sha256",
     }
     /// `log.level`.
     LogLevel {

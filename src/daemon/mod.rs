@@ -44,11 +44,11 @@ pub enum Error {
     #[error("[tls]")]
     Tls(#[from] tls::Error),
     /// A listener of pages or metrics.
-    #[error("bind {listener}{hint}")]
+    #[error("bind {listener}: {source}{hint}")]
     Bind {
         /// As a URL.
         listener: String,
-        /// What is likely the matter, after a colon; empty when nothing is.
+        /// What is likely the matter; empty when nobody knows.
         hint: &'static str,
         /// What the operating system says.
         #[source]
@@ -186,7 +186,7 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
     let ttl_secs = ttl_secs.unwrap_or(config.turn.credential_ttl_secs);
     let expiry = Now::read().unix_secs.saturating_add(u64::from(ttl_secs));
     let credential =
-        options::shared_secrets(&loaded.secrets).sign(name, expiry).ok_or(Error::NoSharedSecret)?;
+        options::shared_secrets(loaded).sign(name, expiry).ok_or(Error::NoSharedSecret)?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let turn = options::turn_listen(config);
     let addresses: Vec<SocketAddr> = turn.iter().map(|listener| listener.address).collect();

@@ -1,7 +1,9 @@
 //! From the configuration to the plain options of each part: the only place that knows both.
 
-use crate::config::{Config, Host, IcePolicy, Loaded, LogFormat, LogLevel, Secrets, TurnScheme};
-use crate::credentials::SharedSecrets;
+use crate::config::{
+    Config, CredentialHash, Host, IcePolicy, Loaded, LogFormat, LogLevel, Secrets, TurnScheme,
+};
+use crate::credentials::{self, SharedSecrets};
 use crate::telemetry::{self, LogOptions};
 use crate::turn::{self, FixedUser, RelayAddress, Transport};
 use crate::web::TurnListener;
@@ -43,7 +45,8 @@ pub(super) fn turn(
         relay_addresses,
         relay_ports: (config.relay_ports.first, config.relay_ports.last),
         users: fixed_users(&loaded.secrets),
-        shared_secrets: shared_secrets(&loaded.secrets),
+        shared_secrets: shared_secrets(loaded),
+        strict_expiry: config.strict_expiry,
         allow_peers: config.allow_peers.to_vec(),
         deny_peers: config.deny_peers.to_vec(),
         host_addresses,
@@ -63,9 +66,13 @@ pub(super) fn turn(
     }
 }
 
-/// The secrets with which other applications sign credentials.
-pub(super) fn shared_secrets(secrets: &Secrets) -> SharedSecrets {
-    SharedSecrets::new(secrets.shared.clone())
+/// The secrets with which other applications sign credentials, and how they do.
+pub(super) fn shared_secrets(loaded: &Loaded) -> SharedSecrets {
+    let hashes = loaded.config.turn.credential_hash.iter().map(|hash| match hash {
+        CredentialHash::Sha1 => credentials::CredentialHash::Sha1,
+        CredentialHash::Sha256 => credentials::CredentialHash::Sha256,
+    });
+    SharedSecrets::new(loaded.secrets.shared.clone()).hashed_by(hashes.collect())
 }
 
 fn fixed_users(secrets: &Secrets) -> Vec<FixedUser> {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tracing::error;
 
 use super::{Error, options, state};
-use crate::config::{Config, Loaded, Publish, Secrets};
+use crate::config::{Config, HostName, Loaded, Publish, Secrets};
 use crate::credentials::{Entropy, Grants};
 use crate::edge::{self, Gate, Listener};
 use crate::metrics::{Heartbeats, Metrics};
@@ -125,7 +125,8 @@ impl Pages {
             Arc::clone(&hub),
             Arc::clone(&metrics),
         );
-        let admin_options = AdminOptions { allowed_hosts: Vec::new(), limits };
+        let admin_options =
+            AdminOptions { allowed_hosts: names(&config.admin.allowed_hosts), limits };
         let admin = Admin::new(admin_options, Arc::clone(&metrics), Arc::clone(&heartbeats));
         let (stop, stopped) = watch::channel(false);
         let mut loops = JoinSet::new();
@@ -215,7 +216,7 @@ fn web_options(loaded: &Loaded, turn: Vec<TurnListener>) -> web::Options {
     let config = &loaded.config;
     web::Options {
         public_host: options::public_host(config),
-        allowed_hosts: config.web.allowed_hosts.iter().map(|h| h.text().to_owned()).collect(),
+        allowed_hosts: names(&config.web.allowed_hosts),
         allowed_origins: config.web.allowed_origins.iter().map(|o| o.text().to_owned()).collect(),
         frame_ancestors: config.web.frame_ancestors.iter().map(|o| o.text().to_owned()).collect(),
         trusted_proxies: config.web.trusted_proxies.to_vec(),
@@ -229,6 +230,10 @@ fn web_options(loaded: &Loaded, turn: Vec<TurnListener>) -> web::Options {
         static_dir: config.web.static_dir.as_deref().map(|path| loaded.locate(path)),
         limits: limits(config),
     }
+}
+
+fn names(hosts: &[HostName]) -> Vec<String> {
+    hosts.iter().map(|host| host.text().to_owned()).collect()
 }
 
 fn limits(config: &Config) -> web::Limits {

@@ -46,6 +46,7 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let tls = super::certificate(loaded)?;
     let bound = Bound::bind(config)?;
     let streams = clients::Bound::bind(config)?;
+    let follow = supervise::follow_addresses(Arc::clone(&shared), host.clone());
     let relay = Relay::start(options::relay(config), shared, &metrics, &heartbeats, &mut entropy)?;
     let listeners = Listeners {
         web: bound.web(),
@@ -70,6 +71,7 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     say_ready(loaded, &listeners, &host, state)?;
     supervise::notify(NotifyState::Ready);
     let watch = tokio::spawn(supervise::watch(heartbeats));
+    let follow = tokio::spawn(follow);
     let result = tokio::select! {
         () = signals.stop() => Ok(()),
         () = pages.ended() => Err(Error::Ended("a listener of the pages")),
@@ -83,6 +85,7 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
         () = signals.interrupted_again() => return Err(Error::Interrupted),
     }
     watch.abort();
+    follow.abort();
     info!("stopped");
     result
 }

@@ -1,5 +1,6 @@
 //! The life of a running daemon: signals, the service manager, and the watchdog.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::metrics::Heartbeats;
+use crate::net::interface_addresses;
+use crate::turn;
 
 /// The signals that the daemon answers.
 pub(super) struct Signals {
@@ -78,6 +81,29 @@ pub(super) async fn watch(heartbeats: Arc<Heartbeats>) {
         known = stuck;
     }
 }
+
+/// Tells the relay for ever which addresses this host has: they come and go (DHCP, VPNs, the
+/// temporary addresses of IPv6), and none of them may be a peer.
+pub(super) async fn follow_addresses(shared: Arc<turn::Shared>, mut known: Vec<IpAddr>) {
+    let mut ticks = interval(ADDRESSES_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match interface_addresses() {
+            Ok(found) if found != known => {
+                info!(count = found.len(), "the addresses of this host have changed");
+                shared.set_host_addresses(&found);
+                known = found;
+            }
+            Ok(_) => {}
+            // What was known stays denied.
+            Err(err) => warn!(%err, "the addresses of this host cannot be listed"),
+        }
+    }
+}
+
+/// How often the addresses are looked at: a new one is a peer no longer than that.
+const ADDRESSES_TICK: Duration = Duration::from_secs(10);
 
 /// How often the heartbeats are looked at.
 const TICK: Duration = Duration::from_secs(1);

@@ -239,6 +239,7 @@ fn turn_options_for_tests() -> crate::turn::Options {
         relay_ports: (49_152, 65_535),
         users: Vec::new(),
         shared_secrets: crate::credentials::SharedSecrets::default(),
+        strict_expiry: false,
         allow_peers: Vec::new(),
         deny_peers: Vec::new(),
         host_addresses: Vec::new(),

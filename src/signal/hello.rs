@@ -102,7 +102,10 @@ impl Rooms {
                 return Err(Code::RoomLive);
             }
         }
-        let room = self.open(step, name)?;
+        if !self.by_name.get(name.as_str()).is_some_and(Room::is_broadcast) {
+            self.make_place(step, Room::is_broadcast)?;
+        }
+        let room = self.open(step, name);
         if room.key.is_none() {
             let brought = hello.room_key.as_deref().and_then(RoomKey::adopt);
             room.key = Some(brought.unwrap_or_else(|| RoomKey::draw(&mut step.env.entropy)));
@@ -128,7 +131,10 @@ impl Rooms {
             step.env.metrics.limit(Limit::Viewers);
             return Err(Code::RoomFull);
         }
-        let room = self.open(step, name)?;
+        if !self.by_name.contains_key(name.as_str()) {
+            self.make_place(step, |room| !room.is_broadcast())?;
+        }
+        let room = self.open(step, name);
         let name = member_name(hello);
         let member = Member::new(step, caller.conn, name, Arc::clone(&caller.ice_urls));
         enter(step, caller, room, &member);
@@ -138,20 +144,23 @@ impl Rooms {
         Ok(())
     }
 
-    /// The room of that name, made when there is none.
-    fn open(&mut self, step: &mut Step<'_>, name: RoomName) -> Result<&mut Room, Code> {
-        let full = self.by_name.len() >= step.env.options.rooms as usize;
-        match self.by_name.entry(name) {
-            std::collections::btree_map::Entry::Occupied(found) => Ok(found.into_mut()),
-            std::collections::btree_map::Entry::Vacant(_) if full => {
-                step.env.metrics.limit(Limit::Rooms);
-                Err(Code::NoRoom)
-            }
-            std::collections::btree_map::Entry::Vacant(free) => {
-                let room = Room::new(step, free.key().clone());
-                Ok(free.insert(room))
-            }
+    /// Whether there may be one more room of a kind. Rooms in which people merely wait are counted
+    /// apart from broadcasts: anybody can open one, and must not keep a broadcaster out by it.
+    fn make_place(&self, step: &Step<'_>, of_kind: impl Fn(&Room) -> bool) -> Result<(), Code> {
+        let rooms_max = step.env.options.rooms as usize;
+        // Counting is dear, and not needed while all of them are fewer.
+        if self.by_name.len() >= rooms_max
+            && self.by_name.values().filter(|room| of_kind(room)).count() >= rooms_max
+        {
+            step.env.metrics.limit(Limit::Rooms);
+            return Err(Code::NoRoom);
         }
+        Ok(())
+    }
+
+    /// The room of that name, made when there is none.
+    fn open(&mut self, step: &mut Step<'_>, name: RoomName) -> &mut Room {
+        self.by_name.entry(name).or_insert_with_key(|name| Room::new(step, name.clone()))
     }
 
     fn free_name(&self, step: &mut Step<'_>) -> RoomName {

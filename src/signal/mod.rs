@@ -103,7 +103,7 @@ pub type Outputs = Vec<Output>;
 pub struct Options {
     /// Watchers of one room.
     pub viewers_per_room: u32,
-    /// Rooms in all.
+    /// Rooms with a broadcaster; as many again may wait for theirs.
     pub rooms: u32,
     /// How long a lost socket's membership is kept.
     pub grace_secs: u32,

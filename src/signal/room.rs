@@ -69,6 +69,11 @@ impl Room {
         self.broadcaster.is_none() && self.watchers.is_empty() && !self.reserved
     }
 
+    /// Whether it belongs to a broadcaster, who is there or may come back.
+    pub(super) fn is_broadcast(&self) -> bool {
+        self.broadcaster.is_some() || self.reserved
+    }
+
     /// Whether somebody broadcasts.
     pub(super) fn state(&self) -> RoomState {
         if self.broadcaster.is_some() { RoomState::Live } else { RoomState::Waiting }

@@ -34,9 +34,9 @@ use webrtc_turn::proto::rsrvtoken::ReservationToken;
 
 use super::control::{AddressFamily, Control};
 use super::{
-    ChannelData, Class, HEADER_BYTES, Message, Method, SendIndication, TransactionId, Writer, attr,
-    binding_success, challenge, parse_xor_address, write_channel_data_header,
-    write_data_indication,
+    ChannelData, Class, HEADER_BYTES, Integrity, Message, Method, PASSWORD_ALGORITHMS_OFFERED,
+    SendIndication, TransactionId, Writer, attr, binding_success, challenge, parse_xor_address,
+    write_channel_data_header, write_data_indication,
 };
 
 proptest! {
@@ -106,6 +106,40 @@ proptest! {
     }
 
     #[test]
+    fn what_is_signed_by_sha256_is_read_back_and_nothing_else_is(
+        built in built_message(),
+        key in any::<[u8; 32]>(),
+        both: bool,
+        bit in any::<prop::sample::Index>(),
+    ) {
+        let mut built = built;
+        built.attributes.retain(|(kind, _)| !is_trailer(*kind));
+        let id = TransactionId(built.id);
+        let mut writer = Writer::new(built.class, Method::new(built.method), id);
+        for (kind, value) in &built.attributes {
+            writer = writer.attribute(*kind, value);
+        }
+        if both {
+            writer = writer.integrity(Integrity::Sha1, KEY);
+        }
+        let mut bytes = writer.integrity(Integrity::Sha256, &key).finish(None, built.fingerprint);
+        let message = Message::parse(&bytes).unwrap();
+        prop_assert_eq!(message.integrity(), Some(Integrity::Sha256));
+        prop_assert_eq!(message.integrity_ok(&key), Some(true));
+        prop_assert_eq!(message.integrity_ok(KEY), Some(false));
+        prop_assert_eq!(message.trusted_attributes().count(), built.attributes.len());
+        prop_assert_eq!(message.fingerprint_ok(), built.fingerprint.then_some(true));
+
+        // Whatever bit in front of FINGERPRINT is changed, the message is no more what it was.
+        let end = bytes.len() - if built.fingerprint { 8 } else { 0 };
+        let bit = bit.index(end * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(changed) = Message::parse(&bytes) {
+            prop_assert!(changed.integrity_ok(&key) != Some(true));
+        }
+    }
+
+    #[test]
     fn typed_answers_are_those_of_the_crates(
         id in any::<[u8; 12]>(),
         mapped in any_address(),
@@ -167,6 +201,11 @@ proptest! {
             &ErrorCodeAttribute { code: ErrorCode(438), reason: Vec::new() },
             &TextAttribute::new(AttrType(attr::REALM), realm),
             &TextAttribute::new(AttrType(attr::NONCE), nonce),
+            &RawAttribute {
+                typ: AttrType(attr::PASSWORD_ALGORITHMS),
+                length: 8,
+                value: PASSWORD_ALGORITHMS_OFFERED.to_vec(),
+            },
         ]);
         prop_assert_eq!(ours, theirs);
     }
@@ -324,8 +363,11 @@ fn assert_same_checks(ours: &Message<'_>, mut theirs: Decoded) {
         let verified = MessageIntegrity(KEY.to_vec()).check(&mut theirs).is_ok();
         value.len() == 20 && verified
     });
-    assert_eq!(ours.integrity_ok(KEY), integrity);
-    assert_eq!(ours.has_integrity(), integrity.is_some());
+    // The crate does not know SHA-256, which counts first.
+    if ours.integrity() != Some(Integrity::Sha256) {
+        assert_eq!(ours.integrity_ok(KEY), integrity);
+        assert_eq!(ours.has_integrity(), integrity.is_some());
+    }
 
     let fingerprint = ours.attributes().find(|a| a.kind == ATTR_FINGERPRINT.value());
     // The crate hashes up to the last eight bytes, wherever the attribute is.
@@ -486,5 +528,5 @@ fn crate_type(class: Class, method: Method) -> MessageType {
 }
 
 fn is_trailer(kind: u16) -> bool {
-    kind == attr::MESSAGE_INTEGRITY || kind == attr::FINGERPRINT
+    matches!(kind, attr::MESSAGE_INTEGRITY | attr::MESSAGE_INTEGRITY_SHA256 | attr::FINGERPRINT)
 }

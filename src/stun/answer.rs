@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Class, Method, TransactionId, Writer, attr};
+use super::{Class, Method, PASSWORD_ALGORITHMS_OFFERED, TransactionId, Writer, attr};
 
 /// The answer to a Binding request: only XOR-MAPPED-ADDRESS. 32 bytes for IPv4, 44 for IPv6, 8
 /// more with FINGERPRINT, which belongs in the answer when the request had one.
@@ -13,9 +13,13 @@ pub fn binding_success(id: TransactionId, mapped: SocketAddr, fingerprint: bool)
         .finish(None, fingerprint)
 }
 
-/// The answer that asks for a credential (401) or a newer nonce (438): ERROR-CODE, REALM, NONCE
-/// (RFC 8489, section 9.2.4). 88 bytes with a realm of 11 bytes and a nonce of 40, 8 more with
-/// FINGERPRINT.
+/// The answer that asks for a credential (401) or a newer nonce (438): ERROR-CODE, REALM, NONCE,
+/// PASSWORD-ALGORITHMS (RFC 8489, section 9.2.4). With a realm of 11 bytes and a nonce of 40 it is
+/// as long as the policy lets it be, 8 bytes more with FINGERPRINT:
+///
+/// ```text
+/// header 20 + ERROR-CODE 8 + REALM 4+12 + NONCE 4+40 + PASSWORD-ALGORITHMS 4+8 = 100
+/// ```
 pub fn challenge(
     method: Method,
     id: TransactionId,
@@ -28,6 +32,7 @@ pub fn challenge(
         .error_code(code, "")
         .attribute(attr::REALM, realm.as_bytes())
         .attribute(attr::NONCE, nonce)
+        .attribute(attr::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS_OFFERED)
         .finish(None, fingerprint)
 }
 
@@ -57,10 +62,10 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_is_at_most_100_bytes() {
+    fn a_challenge_is_exactly_100_bytes() {
         let nonce = [b'n'; 40];
         for (code, class_and_number) in [(401, [0, 0, 4, 1]), (438, [0, 0, 4, 38])] {
-            for (fingerprint, len) in [(false, 88), (true, 96)] {
+            for (fingerprint, len) in [(false, 100), (true, 108)] {
                 let bytes =
                     challenge(Method::ALLOCATE, ID, code, "example.org", &nonce, fingerprint);
                 assert_eq!(bytes.len(), len);
@@ -69,7 +74,11 @@ mod tests {
                 assert_eq!(message.first(attr::ERROR_CODE), Some(&class_and_number[..]));
                 assert_eq!(message.first(attr::REALM), Some(&b"example.org"[..]));
                 assert_eq!(message.first(attr::NONCE), Some(&nonce[..]));
+                let offered = message.first(attr::PASSWORD_ALGORITHMS);
+                assert_eq!(offered, Some(&PASSWORD_ALGORITHMS_OFFERED[..]));
                 assert_eq!(message.fingerprint_ok(), fingerprint.then_some(true));
+                // Each byte is accounted for: nothing else is in it.
+                assert_eq!(message.attributes().count(), 4 + usize::from(fingerprint));
             }
         }
     }

@@ -185,13 +185,6 @@ impl Control {
     }
 }
 
-/// The key of a long-term credential: MD5 of `username:realm:password` (RFC 8489, section
-/// 18.5.1.1). The texts are taken as they are; whoever configures them prepares them.
-pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
-    let key = webrtc_turn::auth::generate_auth_key(username, realm, password);
-    key.try_into().expect("an MD5 digest has 16 bytes")
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Class, Method, Writer};

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use super::header::{class_of, method_of};
 use super::{
-    Class, DecodeError, HEADER_BYTES, MAGIC_COOKIE, Method, TransactionId, attr, fingerprint,
-    integrity,
+    Class, DecodeError, HEADER_BYTES, Integrity, MAGIC_COOKIE, Method, TransactionId, attr,
+    fingerprint,
 };
 
 /// A view of a whole STUN message, whose header and attribute framing hold.
@@ -18,6 +18,8 @@ pub struct Message<'a> {
     bytes: &'a [u8],
     /// Where the header of the first MESSAGE-INTEGRITY starts.
     integrity_at: Option<usize>,
+    /// Where the header of the first MESSAGE-INTEGRITY-SHA256 starts.
+    integrity_sha256_at: Option<usize>,
     /// Where the header of the first FINGERPRINT starts.
     fingerprint_at: Option<usize>,
 }
@@ -48,12 +50,18 @@ impl<'a> Message<'a> {
         if !length.is_multiple_of(4) || HEADER_BYTES + length != datagram.len() {
             return Err(DecodeError::Length);
         }
-        let mut message = Self { bytes: datagram, integrity_at: None, fingerprint_at: None };
+        let mut message = Self {
+            bytes: datagram,
+            integrity_at: None,
+            integrity_sha256_at: None,
+            fingerprint_at: None,
+        };
         let mut offset = HEADER_BYTES;
         while offset < datagram.len() {
             let attribute = attribute_at(datagram, offset).ok_or(DecodeError::AttributeCut)?;
             let seen = match attribute.kind {
                 attr::MESSAGE_INTEGRITY => &mut message.integrity_at,
+                attr::MESSAGE_INTEGRITY_SHA256 => &mut message.integrity_sha256_at,
                 attr::FINGERPRINT => &mut message.fingerprint_at,
                 _ => &mut None,
             };
@@ -85,14 +93,15 @@ impl<'a> Message<'a> {
         self.bytes
     }
 
-    /// Every attribute in order, including what stands behind MESSAGE-INTEGRITY, where anybody on
-    /// the path can have put it.
+    /// Every attribute in order, including what stands behind the integrity, where anybody on the
+    /// path can have put it.
     pub fn attributes(&self) -> Attributes<'a> {
         Attributes { bytes: self.bytes, offset: HEADER_BYTES }
     }
 
-    /// The attributes in front of MESSAGE-INTEGRITY, or all when there is none. What follows it is
-    /// to be ignored (RFC 8489, section 14.5).
+    /// The attributes in front of MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256, or all when there
+    /// is neither. What follows the first of them is to be ignored, but for the other integrity
+    /// and FINGERPRINT: a receiver that knows only the first cannot vouch for the rest.
     pub fn trusted_attributes(&self) -> Attributes<'a> {
         Attributes { bytes: self.trusted_bytes(), offset: HEADER_BYTES }
     }
@@ -121,28 +130,52 @@ impl<'a> Message<'a> {
         Some(attribute.end() == self.bytes.len() && attribute.value == expected)
     }
 
-    /// Whether a MESSAGE-INTEGRITY is there, right or wrong.
-    pub fn has_integrity(&self) -> bool {
-        self.integrity_at.is_some()
+    /// The integrity that is checked: MESSAGE-INTEGRITY-SHA256 when it is there, in front of
+    /// MESSAGE-INTEGRITY or behind it, else MESSAGE-INTEGRITY (RFC 8489, section 9.2.4).
+    pub fn integrity(&self) -> Option<Integrity> {
+        match (self.integrity_at, self.integrity_sha256_at) {
+            (_, Some(_)) => Some(Integrity::Sha256),
+            (Some(_), None) => Some(Integrity::Sha1),
+            (None, None) => None,
+        }
     }
 
-    /// Whether the MESSAGE-INTEGRITY was made with `key`; `None` without one. Takes the same time
+    /// Whether one of the two is there, right or wrong.
+    pub fn has_integrity(&self) -> bool {
+        self.integrity().is_some()
+    }
+
+    /// Whether [`Message::integrity`] was made with `key`; `None` without one. Takes the same time
     /// whatever differs.
     pub fn integrity_ok(&self, key: &[u8]) -> Option<bool> {
-        let attribute = attribute_at(self.bytes, self.integrity_at?)?;
-        Some(integrity::verify(key, &self.bytes[..attribute.offset], attribute.value))
+        let integrity = self.integrity()?;
+        let at = match integrity {
+            Integrity::Sha1 => self.integrity_at,
+            Integrity::Sha256 => self.integrity_sha256_at,
+        };
+        let attribute = attribute_at(self.bytes, at?)?;
+        Some(integrity.verify(key, &self.bytes[..attribute.offset], attribute.value))
     }
 
-    /// The trusted attributes that must be understood and are not in `known`, each once, at most
-    /// [`UNKNOWN_ATTRIBUTES_MAX`] of them. MESSAGE-INTEGRITY is always known.
+    /// The trusted attributes that must be understood and are not in `known`, each once, in the
+    /// order of the message. A set of bits keeps it linear, whatever a stranger sends.
     pub fn unknown_required(&self, known: &[u16]) -> Vec<u16> {
+        let is_unknown =
+            |attribute: &Attribute<'_>| attribute.kind < 0x8000 && !known.contains(&attribute.kind);
         let mut unknown = Vec::new();
-        for Attribute { kind, .. } in self.trusted_attributes() {
-            if kind < 0x8000 && !known.contains(&kind) && !unknown.contains(&kind) {
+        let mut attributes = self.trusted_attributes().filter(is_unknown).peekable();
+        if attributes.peek().is_none() {
+            return unknown;
+        }
+        let mut seen = [0u64; 0x8000 / 64];
+        for Attribute { kind, .. } in attributes {
+            let (word, bit) = (&mut seen[usize::from(kind / 64)], 1 << (kind % 64));
+            if *word & bit == 0 {
+                *word |= bit;
                 unknown.push(kind);
-                if unknown.len() == UNKNOWN_ATTRIBUTES_MAX {
-                    break;
-                }
+            }
+            if unknown.len() == UNKNOWN_ATTRIBUTES_MAX {
+                break;
             }
         }
         unknown
@@ -150,7 +183,8 @@ impl<'a> Message<'a> {
 
     /// The header and the trusted attributes; the length field still counts the rest.
     pub(super) fn trusted_bytes(&self) -> &'a [u8] {
-        &self.bytes[..self.integrity_at.unwrap_or(self.bytes.len())]
+        let ends = [self.integrity_at, self.integrity_sha256_at];
+        &self.bytes[..ends.into_iter().flatten().min().unwrap_or(self.bytes.len())]
     }
 
     fn message_type(&self) -> u16 {
@@ -218,9 +252,10 @@ pub(super) const fn padded(len: usize) -> usize {
 /// The size of an attribute's number and length (RFC 8489, section 14).
 pub(super) const ATTRIBUTE_HEADER_BYTES: usize = 4;
 
-/// The most attributes that [`Message::unknown_required`] lists. More would let a stranger's
-/// datagram cost a quadratic search; who reads the answer learns nothing from the rest.
-pub const UNKNOWN_ATTRIBUTES_MAX: usize = 32;
+/// The most attributes that [`Message::unknown_required`] lists: with them a 420, its reason, its
+/// integrity and its FINGERPRINT stay below 548 bytes, which every path carries whole
+/// (RFC 8489, section 6.1).
+pub const UNKNOWN_ATTRIBUTES_MAX: usize = 220;
 
 #[cfg(test)]
 mod tests {
@@ -306,11 +341,57 @@ mod tests {
 
     #[test]
     fn integrity_of_another_size_is_wrong() {
-        for len in [0, 16, 19, 21, 24, 32] {
-            let bytes =
-                append(request().finish(None, false), attr::MESSAGE_INTEGRITY, &vec![0; len]);
+        for integrity in [Integrity::Sha1, Integrity::Sha256] {
+            let signed = request().integrity(integrity, b"key").finish(None, false);
+            let tag = signed[24..].to_vec();
+            for len in 0..=tag.len() + 4 {
+                // A prefix of the right HMAC under the right length: truncation is not allowed.
+                let mut value = tag.clone();
+                value.resize(len, 0);
+                let bytes = append(request().finish(None, false), integrity.kind(), &value);
+                let right = Message::parse(&bytes).unwrap().integrity_ok(b"key");
+                assert_eq!(right, Some(len == tag.len()), "{len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn of_both_integrities_the_one_of_sha256_is_checked() {
+        let with = |sha1: &[u8], sha256: &[u8]| {
+            request()
+                .integrity(Integrity::Sha1, sha1)
+                .integrity(Integrity::Sha256, sha256)
+                .finish(None, true)
+        };
+        for (sha1, sha256, right) in
+            [("key", "key", true), ("no", "key", true), ("key", "no", false)]
+        {
+            let bytes = with(sha1.as_bytes(), sha256.as_bytes());
             let message = Message::parse(&bytes).unwrap();
-            assert_eq!(message.integrity_ok(b"key"), Some(false), "{len} bytes");
+            assert_eq!(message.integrity(), Some(Integrity::Sha256));
+            assert_eq!(message.integrity_ok(b"key"), Some(right), "{sha1} {sha256}");
+            assert_eq!(message.fingerprint_ok(), Some(true));
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_the_first_integrity_is_ignored_whichever_it_is() {
+        for (first, second) in
+            [(Integrity::Sha1, Integrity::Sha256), (Integrity::Sha256, Integrity::Sha1)]
+        {
+            let bytes = request()
+                .integrity(first, b"key")
+                .attribute(attr::LIFETIME, &[0; 4])
+                .attribute(0x7FFF, &[])
+                .integrity(second, b"key")
+                .finish(None, false);
+            let message = Message::parse(&bytes).unwrap();
+            assert_eq!(message.attributes().count(), 4);
+            assert_eq!(message.trusted_attributes().count(), 0);
+            assert_eq!(message.first(attr::LIFETIME), None);
+            assert_eq!(message.unknown_required(&[]), [0u16; 0]);
+            assert_eq!(message.integrity(), Some(Integrity::Sha256));
+            assert_eq!(message.integrity_ok(b"key"), Some(true));
         }
     }
 
@@ -357,7 +438,11 @@ mod tests {
         let many = (0x1000..0x4000).fold(request(), |writer, kind| writer.attribute(kind, &[]));
         let bytes = many.finish(None, false);
         let message = Message::parse(&bytes).unwrap();
-        assert_eq!(message.unknown_required(&[]).len(), UNKNOWN_ATTRIBUTES_MAX);
+        let unknown = message.unknown_required(&[]);
+        assert!(unknown.iter().copied().eq((0x1000..).take(UNKNOWN_ATTRIBUTES_MAX)));
+        let answer = Writer::error(&message, 420, "unknown attribute").unknown_attributes(&unknown);
+        let answer = answer.integrity(Integrity::Sha256, b"key").finish(None, true);
+        assert!(answer.len() < 548, "{} bytes", answer.len());
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod framer;
 mod header;
 mod indication;
 mod integrity;
+mod long_term;
 mod message;
 mod writer;
 
@@ -34,11 +35,14 @@ pub use answer::{binding_success, challenge};
 pub use channel_data::{
     CHANNEL_DATA_HEADER_BYTES, CHANNEL_NUMBERS, ChannelData, write_channel_data_header,
 };
-pub use control::long_term_key;
 pub use error::DecodeError;
 pub use framer::{FRAME_BYTES_MAX, Framer};
 pub use header::{Class, HEADER_BYTES, MAGIC_COOKIE, Method, TransactionId};
 pub use indication::{DATA_INDICATION_HEADER_BYTES_MAX, SendIndication, write_data_indication};
+pub use integrity::Integrity;
+pub use long_term::{
+    LongTermKeys, PASSWORD_ALGORITHMS_OFFERED, PasswordAlgorithm, Signer, long_term_key,
+};
 pub use message::{Attribute, Attributes, Message, UNKNOWN_ATTRIBUTES_MAX};
 pub use writer::Writer;
 

@@ -1,9 +1,15 @@
-//! The test vectors of RFC 5769, read by the view, by `control` and by the `stun` crate.
+//! The test vectors of RFC 5769 and of RFC 8489, appendix B, read by the view, by `control` and by
+//! the `stun` crate.
 
 use std::net::SocketAddr;
 
+use ring::hmac;
+
 use super::control::Control;
-use super::{Class, Message, Method, Writer, attr, long_term_key, parse_xor_address};
+use super::{
+    Class, DecodeError, Integrity, LongTermKeys, Message, Method, PasswordAlgorithm, Writer, attr,
+    long_term_key, parse_xor_address,
+};
 
 /// Section 2.1: a request with short-term credentials, padded with spaces.
 const REQUEST: &str = "
@@ -38,6 +44,19 @@ const REQUEST_LONG_TERM: &str = "
     0015001c 662f2f34 39396b39 35346436 4f4c3334 6f4c3946 53547679 36347341
     0014000b 6578616d 706c652e 6f726700
     00080014 f6702465 6dd64a3e 02b8e071 2e85c9a2 8ca89666";
+
+/// RFC 8489, appendix B.1: a request with USERHASH and MESSAGE-INTEGRITY-SHA256.
+const REQUEST_SHA256: &str = "
+    0001009c 2112a442 78ad3433 c6ad72c0 29da412e
+    001e0020 4a3cf38f ef6992bd a952c678 0417da0f 24819415 569e60b2 05c46e41 407f1704
+    00150029 6f624d61 744a6f73 32414141 43662f2f 3439396b 39353464 364f4c33 346f4c39 46535476
+             79363473 41000000
+    0014000b 6578616d 706c652e 6f726700
+    001c0020 e4686c8f 0edeb590 13e07090 010a93ef ccbccc54 4c0a45d9 f830aa6d 6f735a01";
+
+/// Its HMAC under the right length, by Python's `hmac`.
+const TAG_CORRECTED: &str =
+    "234112fb d4e27f98 3eb40328 36f99821 6f5b23f8 d927753f bc4f882b fbdf0dec";
 
 const PASSWORD: &[u8] = b"VOkJxbRl1RmTxUk/WvJxBt";
 
@@ -95,6 +114,40 @@ fn the_sample_with_a_long_term_credential_is_read_and_written() {
         .attribute(attr::NONCE, nonce)
         .attribute(attr::REALM, b"example.org")
         .finish(Some(&key), false);
+    assert_eq!(written, sample);
+}
+
+/// The sample counts its own header in the length field (0x9c in place of 0x88), under which its
+/// HMAC was computed, too; so it is no message, and shows the key and the userhash only.
+#[test]
+fn the_sample_with_sha256_is_refused_as_printed_and_read_when_corrected() {
+    let mut sample = bytes(REQUEST_SHA256);
+    assert_eq!(Message::parse(&sample).err(), Some(DecodeError::Length));
+    let username = "\u{30de}\u{30c8}\u{30ea}\u{30c3}\u{30af}\u{30b9}";
+    let keys = LongTermKeys::derive(username, "example.org", "TheMatrIX");
+    let key = keys.by(PasswordAlgorithm::Sha256);
+    let (covered, tag) = sample.split_at(sample.len() - 36);
+    let sha256 = hmac::Key::new(hmac::HMAC_SHA256, key);
+    assert_eq!(hmac::sign(&sha256, covered).as_ref(), &tag[4..]);
+
+    let corrected = bytes(TAG_CORRECTED);
+    let at = sample.len() - corrected.len();
+    sample[3] = 0x88;
+    sample[at..].copy_from_slice(&corrected);
+    let message = Message::parse(&sample).unwrap();
+    assert_eq!(message.first(attr::REALM), Some(&b"example.org"[..]));
+    let nonce = message.first(attr::NONCE).unwrap();
+    assert_eq!(nonce, b"obMatJos2AAACf//499k954d6OL34oL9FSTvy64sA");
+    assert_eq!(message.integrity(), Some(Integrity::Sha256));
+    assert_eq!(message.integrity_ok(key), Some(true));
+    assert_eq!(message.integrity_ok(keys.by(PasswordAlgorithm::Md5)), Some(false));
+
+    let written = Writer::new(Class::Request, Method::BINDING, message.transaction_id())
+        .attribute(attr::USERHASH, message.first(attr::USERHASH).unwrap())
+        .attribute(attr::NONCE, nonce)
+        .attribute(attr::REALM, b"example.org")
+        .integrity(Integrity::Sha256, key)
+        .finish(None, false);
     assert_eq!(written, sample);
 }
 

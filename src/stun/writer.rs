@@ -6,11 +6,12 @@ use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
 use super::header::message_type;
 use super::message::{ATTRIBUTE_HEADER_BYTES, padded};
 use super::{
-    Class, HEADER_BYTES, MAGIC_COOKIE, Message, Method, TransactionId, attr, fingerprint, integrity,
+    Class, HEADER_BYTES, Integrity, MAGIC_COOKIE, Message, Method, Signer, TransactionId, attr,
+    fingerprint,
 };
 
-/// Builds one message: attributes in the order of the calls, then MESSAGE-INTEGRITY and
-/// FINGERPRINT by [`Writer::finish`]. Padding is always zero.
+/// Builds one message: attributes in the order of the calls, then the integrity and FINGERPRINT by
+/// [`Writer::finish`] or [`Writer::finish_signed`]. Padding is always zero.
 ///
 /// An attribute that would make the message longer than its length field can say is left out; the
 /// message stays well-formed.
@@ -74,11 +75,33 @@ impl Writer {
 
     /// The message, with MESSAGE-INTEGRITY when there is a `key` and FINGERPRINT when asked for.
     #[must_use]
-    pub fn finish(mut self, key: Option<&[u8]>, fingerprint: bool) -> Vec<u8> {
-        if let Some(key) = key {
-            let tag = integrity::sign(key, &self.bytes);
-            self.push(attr::MESSAGE_INTEGRITY, tag.as_ref(), &[]);
+    pub fn finish(self, key: Option<&[u8]>, fingerprint: bool) -> Vec<u8> {
+        match key {
+            Some(key) => self.integrity(Integrity::Sha1, key).close(fingerprint),
+            None => self.close(fingerprint),
         }
+    }
+
+    /// The message, signed as `signer` says, with FINGERPRINT when asked for.
+    #[must_use]
+    pub fn finish_signed(mut self, signer: &Signer, fingerprint: bool) -> Vec<u8> {
+        if signer.also_sha1 && signer.integrity == Integrity::Sha256 {
+            self = self.integrity(Integrity::Sha1, signer.key());
+        }
+        self.integrity(signer.integrity, signer.key()).close(fingerprint)
+    }
+
+    /// Adds MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 over what is there so far. Room is kept
+    /// for one of each, the shorter first.
+    pub fn integrity(mut self, integrity: Integrity, key: &[u8]) -> Self {
+        if self.bytes.len() + integrity_bytes(integrity) + FINGERPRINT_BYTES <= MESSAGE_BYTES_MAX {
+            let tag = integrity.sign(key, &self.bytes);
+            self.push(integrity.kind(), tag.as_ref(), &[]);
+        }
+        self
+    }
+
+    fn close(mut self, fingerprint: bool) -> Vec<u8> {
         if fingerprint {
             self.write_length(FINGERPRINT_BYTES);
             let value = fingerprint::value(&self.bytes).to_be_bytes();
@@ -122,14 +145,21 @@ const CAPACITY: usize = 128;
 /// FINGERPRINT with its header.
 const FINGERPRINT_BYTES: usize = ATTRIBUTE_HEADER_BYTES + 4;
 
-/// What [`Writer::finish`] may add.
-const TRAILER_BYTES_MAX: usize = ATTRIBUTE_HEADER_BYTES + integrity::TAG_BYTES + FINGERPRINT_BYTES;
+/// One of the two attributes of integrity with its header.
+const fn integrity_bytes(integrity: Integrity) -> usize {
+    ATTRIBUTE_HEADER_BYTES + integrity.tag_bytes()
+}
+
+/// What may follow the attributes: both integrities and FINGERPRINT.
+const TRAILER_BYTES_MAX: usize =
+    integrity_bytes(Integrity::Sha1) + integrity_bytes(Integrity::Sha256) + FINGERPRINT_BYTES;
 
 /// The header and the largest multiple of four that the length field can say.
 const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + 0xFFFC;
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LongTermKeys, PasswordAlgorithm};
     use super::*;
 
     const ID: TransactionId = TransactionId(*b"transaction1");
@@ -173,8 +203,42 @@ mod tests {
     }
 
     #[test]
+    fn a_signer_chooses_key_and_attribute() {
+        let keys = LongTermKeys::derive("anna", "example.org", "password");
+        for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
+            for integrity in [Integrity::Sha1, Integrity::Sha256] {
+                let signer = Signer { keys, algorithm, integrity, also_sha1: false };
+                let bytes = new().attribute(attr::USERNAME, b"anna").finish_signed(&signer, true);
+                let message = Message::parse(&bytes).unwrap();
+                assert_eq!(message.integrity(), Some(integrity));
+                assert_eq!(message.integrity_ok(keys.by(algorithm)), Some(true));
+                assert_eq!(message.integrity_ok(b"another"), Some(false));
+                assert_eq!(message.fingerprint_ok(), Some(true));
+                let tag = message.attributes().nth(1).unwrap();
+                assert_eq!((tag.kind, tag.value.len()), (integrity.kind(), integrity.tag_bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_signer_puts_the_older_integrity_in_front_when_asked() {
+        let keys = LongTermKeys::derive("anna", "example.org", "password");
+        let (algorithm, integrity) = (PasswordAlgorithm::Md5, Integrity::Sha256);
+        let signer = Signer { keys, algorithm, integrity, also_sha1: true };
+        let bytes = new().attribute(attr::USERNAME, b"anna").finish_signed(&signer, false);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(message.integrity_ok(signer.key()), Some(true));
+        // A client that stops at the first one reads a message that ends there.
+        let mut older = bytes[..bytes.len() - 36].to_vec();
+        older[3] -= 36;
+        let message = Message::parse(&older).unwrap();
+        assert_eq!(message.integrity(), Some(Integrity::Sha1));
+        assert_eq!(message.integrity_ok(signer.key()), Some(true));
+    }
+
+    #[test]
     fn what_does_not_fit_is_left_out_and_the_message_stays_whole() {
-        let largest = 0xFFFC - 32 - 4;
+        let largest = 0xFFFC - 68 - 4;
         for (len, fits) in [(largest, true), (largest + 1, false), (0x1_0000, false)] {
             let value = vec![1; len];
             let bytes = new().attribute(attr::DATA, &value).finish(Some(b"key"), true);

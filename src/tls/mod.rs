@@ -3,6 +3,8 @@
 //! What is wrong with the files is said here, at start, in a sentence that names the file; not
 //! later by a browser. Certificates from a certificate authority and their renewal come later.
 
+#[cfg(test)]
+mod tests;
 mod validity;
 
 use std::path::{Path, PathBuf};
@@ -60,7 +62,8 @@ pub enum Error {
     #[error(
         "the private key in {} does not belong to the certificate in {}; both must come from the \
          same issue",
-        key.display(), certificate.display()
+        key.display(),
+        certificate.display()
     )]
     Mismatch {
         /// The certificate file.
@@ -90,7 +93,8 @@ pub enum Error {
     /// The TLS library refuses the pair for another reason.
     #[error(
         "the certificate in {} cannot be used with the key in {}: {source}",
-        certificate.display(), key.display()
+        certificate.display(),
+        key.display()
     )]
     Refused {
         /// The certificate file.

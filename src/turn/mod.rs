@@ -102,9 +102,9 @@ pub struct RelayAddress {
 /// A fixed user with a long-term credential.
 #[derive(Debug, Clone)]
 pub struct FixedUser {
-    /// The USERNAME.
+    /// The USERNAME, by the OpaqueString profile.
     pub name: String,
-    /// The password.
+    /// The password, by the same.
     pub password: Secret<String>,
 }
 
@@ -138,21 +138,24 @@ pub struct Limits {
 /// What a relay is configured to do. Plain data, filled by `daemon`.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The REALM of every challenge; at most 763 bytes.
+    /// The REALM of every challenge, by the OpaqueString profile; at most 763 bytes.
     pub realm: String,
     /// Where allocations are relayed from; the first of each family is used. Never empty.
     pub relay_addresses: Vec<RelayAddress>,
     /// The ports of relayed addresses, both ends included.
     pub relay_ports: (u16, u16),
-    /// Fixed users.
+    /// Fixed users. When there are any, clients are asked to hide their names (USERHASH).
     pub users: Vec<FixedUser>,
     /// Shared secrets of other applications.
     pub shared_secrets: SharedSecrets,
+    /// Whether the expiry of a shared secret's credential is looked at by Refresh, too.
+    pub strict_expiry: bool,
     /// Peers that the operator opens, before the defaults.
     pub allow_peers: Vec<Prefix>,
     /// Peers that the operator closes, before the defaults.
     pub deny_peers: Vec<Prefix>,
-    /// Every address of this host: denied as a peer unless a host prefix allows it.
+    /// Every address of this host: denied as a peer unless a host prefix allows it. Later ones
+    /// come in by [`Shared::set_host_addresses`].
     pub host_addresses: Vec<IpAddr>,
     /// The limits.
     pub limits: Limits,

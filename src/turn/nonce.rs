@@ -1,16 +1,18 @@
 //! Nonces that need no memory: a time, and a MAC that binds it to the client's address and port.
 //!
 //! ```text
-//! obMatJos2 | AAAA          | 27 characters: base64url of
+//! obMatJos2 | gAAA or wAAA  | 27 characters: base64url of
 //! cookie    | feature bits  | time in seconds (4 bytes), HMAC-SHA256 (first 16 bytes)
 //! ```
-//! 40 characters in all, so that a challenge stays small. The cookie and its 24 feature bits, all
-//! zero so far, are those of RFC 8489, section 9.2.
+//! 40 characters in all, so that a challenge stays small. The cookie and its 24 feature bits are
+//! those of RFC 8489, sections 9.2 and 18.1: bit 0 says that PASSWORD-ALGORITHMS was sent along,
+//! bit 1 that a client is to hide its name behind USERHASH. Whoever takes a bit away on the path
+//! makes a nonce that is not ours.
 
 use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ring::hmac;
 use subtle::ConstantTimeEq;
 
@@ -19,8 +21,14 @@ use crate::credentials::Entropy;
 /// The length of every nonce.
 pub(super) const NONCE_BYTES: usize = 40;
 
-/// The nonce cookie (RFC 8489, section 9.2) and the feature bits behind it in base64.
-const PREFIX: &[u8; 13] = b"obMatJos2AAAA";
+/// What every nonce of a server that knows RFC 8489 begins with (section 9.2).
+const COOKIE: &[u8; 9] = b"obMatJos2";
+/// The cookie and the feature bits in base64.
+const PREFIX_BYTES: usize = COOKIE.len() + 4;
+/// Bit 0 of the features, the most significant one of the first byte (section 18.1).
+const PASSWORD_ALGORITHMS: u8 = 0x80;
+/// Bit 1.
+const USERNAME_ANONYMITY: u8 = 0x40;
 const TIME_BYTES: usize = 4;
 const MAC_BYTES: usize = 16;
 
@@ -39,13 +47,30 @@ pub(super) enum NonceState {
 pub(super) struct Nonces {
     key: hmac::Key,
     life_secs: u32,
+    prefix: [u8; PREFIX_BYTES],
+}
+
+/// Whether `nonce`, ours or not, says that PASSWORD-ALGORITHMS came with it (section 9.2.4).
+pub(super) fn offers_password_algorithms(nonce: &[u8]) -> bool {
+    let Some(features) = nonce.strip_prefix(COOKIE).and_then(|rest| rest.get(..4)) else {
+        return false;
+    };
+    let mut bits = [0; 3];
+    let decoded = STANDARD_NO_PAD.decode_slice(features, &mut bits);
+    decoded == Ok(bits.len()) && bits[0] & PASSWORD_ALGORITHMS != 0
 }
 
 impl Nonces {
-    pub(super) fn new(life_secs: u32, entropy: &mut Entropy) -> Self {
+    /// `anonymity`: whether clients are asked to hide their names.
+    pub(super) fn new(life_secs: u32, anonymity: bool, entropy: &mut Entropy) -> Self {
         let mut secret = [0; 32];
         entropy.fill(&mut secret);
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), life_secs }
+        let features = PASSWORD_ALGORITHMS | if anonymity { USERNAME_ANONYMITY } else { 0 };
+        let mut prefix = [0; PREFIX_BYTES];
+        prefix[..COOKIE.len()].copy_from_slice(COOKIE);
+        let written = STANDARD_NO_PAD.encode_slice([features, 0, 0], &mut prefix[COOKIE.len()..]);
+        debug_assert_eq!(written, Ok(PREFIX_BYTES - COOKIE.len()));
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), life_secs, prefix }
     }
 
     /// The nonce of `client` at `unix_secs`.
@@ -56,15 +81,17 @@ impl Nonces {
         raw[..TIME_BYTES].copy_from_slice(&time);
         raw[TIME_BYTES..].copy_from_slice(&self.mac(time, client));
         let mut nonce = [0; NONCE_BYTES];
-        nonce[..PREFIX.len()].copy_from_slice(PREFIX);
-        let written = URL_SAFE_NO_PAD.encode_slice(raw, &mut nonce[PREFIX.len()..]);
-        debug_assert_eq!(written, Ok(NONCE_BYTES - PREFIX.len()));
+        nonce[..PREFIX_BYTES].copy_from_slice(&self.prefix);
+        let written = URL_SAFE_NO_PAD.encode_slice(raw, &mut nonce[PREFIX_BYTES..]);
+        debug_assert_eq!(written, Ok(NONCE_BYTES - PREFIX_BYTES));
         nonce
     }
 
     /// Says what `nonce` is worth when `client` sends it at `unix_secs`.
     pub(super) fn check(&self, nonce: &[u8], client: SocketAddr, unix_secs: u64) -> NonceState {
-        let Some(encoded) = nonce.strip_prefix(PREFIX) else { return NonceState::Wrong };
+        let Some(encoded) = nonce.strip_prefix(&self.prefix) else {
+            return NonceState::Wrong;
+        };
         if nonce.len() != NONCE_BYTES {
             return NonceState::Wrong;
         }

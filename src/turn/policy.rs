@@ -7,6 +7,7 @@
 //! ([`super::relayed`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{PoisonError, RwLock};
 
 use super::{Options, RelayAddress};
 use crate::net::Prefix;
@@ -39,18 +40,31 @@ pub(super) enum Denied {
 pub(super) struct Policy {
     allow: Vec<Prefix>,
     deny: Vec<Prefix>,
-    hosts: Vec<IpAddr>,
+    /// Asked for each peer of a request, never for a packet.
+    hosts: RwLock<Vec<IpAddr>>,
     relays: Vec<RelayAddress>,
 }
 
 impl Policy {
     pub(super) fn new(options: &Options) -> Self {
-        Self {
+        let policy = Self {
             allow: options.allow_peers.clone(),
             deny: options.deny_peers.clone(),
-            hosts: options.host_addresses.iter().map(IpAddr::to_canonical).collect(),
+            hosts: RwLock::default(),
             relays: options.relay_addresses.clone(),
-        }
+        };
+        policy.set_hosts(&options.host_addresses);
+        policy
+    }
+
+    /// Sets the addresses of this host, which come and go while the daemon runs.
+    pub(super) fn set_hosts(&self, addresses: &[IpAddr]) {
+        let hosts = addresses.iter().map(IpAddr::to_canonical).collect();
+        *self.hosts.write().unwrap_or_else(PoisonError::into_inner) = hosts;
+    }
+
+    fn is_host(&self, ip: IpAddr) -> bool {
+        self.hosts.read().unwrap_or_else(PoisonError::into_inner).contains(&ip)
     }
 
     /// Says whether clients may reach `peer`, an address as it came off the wire.
@@ -103,7 +117,7 @@ impl Policy {
             lengths.max()
         };
         let (allowed, denied) = (longest(&self.allow), longest(&self.deny));
-        if ip.is_loopback() || self.hosts.contains(&ip) {
+        if ip.is_loopback() || self.is_host(ip) {
             let own = Prefix::host(ip);
             let opened = self.allow.contains(&own) && !self.deny.contains(&own);
             return if opened { Ok(()) } else { Err(Denied::Host) };

@@ -59,10 +59,14 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// A request without MESSAGE-INTEGRITY.
+    /// A request without MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256.
     NoIntegrity = Unauthenticated 401, "authenticate first";
-    /// MESSAGE-INTEGRITY without USERNAME, REALM or NONCE, or one of them too long.
-    IncompleteCredential = BadRequest 400, "username, realm or nonce is missing or too long";
+    /// Integrity without USERNAME and USERHASH, without REALM, or without NONCE.
+    IncompleteCredential = BadRequest 400, "username, realm or nonce is missing";
+    /// One of them is longer than may be, no text, or no hash.
+    MalformedCredential = BadRequest 400, "username, realm or nonce is malformed";
+    /// PASSWORD-ALGORITHM and PASSWORD-ALGORITHMS are not what was offered with the nonce.
+    PasswordAlgorithms = BadRequest 400, "the password algorithms are not those offered";
     /// Unknown user, wrong password, wrong realm, expired or revoked: one answer for all.
     WrongCredential = Unauthenticated 401, "wrong credential";
     /// A right credential with a nonce that is not ours or too old.

@@ -26,7 +26,7 @@ use crate::net::Now;
 use crate::stun::control::Control;
 use crate::stun::{
     ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Kind, Message, Method, SendIndication,
-    TransactionId, Writer, attr, challenge, classify, write_channel_data_header,
+    Signer, TransactionId, Writer, attr, challenge, classify, write_channel_data_header,
     write_data_indication,
 };
 use crate::telemetry::Addr;
@@ -48,6 +48,9 @@ pub(super) const UNDERSTOOD: &[u16] = &[
     attr::XOR_RELAYED_ADDRESS,
     attr::REQUESTED_ADDRESS_FAMILY,
     attr::REQUESTED_TRANSPORT,
+    attr::MESSAGE_INTEGRITY_SHA256,
+    attr::PASSWORD_ALGORITHM,
+    attr::USERHASH,
     attr::XOR_MAPPED_ADDRESS,
 ];
 
@@ -417,7 +420,7 @@ impl Server {
         &self,
         answering: &Answering,
         success: Success,
-        key: &[u8; 16],
+        key: &Signer,
         actions: &mut Actions,
     ) {
         let Answering { five_tuple, method, transaction, fingerprint } = *answering;
@@ -425,11 +428,11 @@ impl Server {
         let bytes = match success {
             Success::Pending => return,
             Success::Repeated(bytes) => bytes,
-            Success::Done => writer.finish(Some(key), fingerprint),
+            Success::Done => writer.finish_signed(key, fingerprint),
             Success::Refreshed(secs) => {
-                writer.number(attr::LIFETIME, secs).finish(Some(key), fingerprint)
+                writer.number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
             }
-            Success::Deleted => writer.number(attr::LIFETIME, 0).finish(Some(key), fingerprint),
+            Success::Deleted => writer.number(attr::LIFETIME, 0).finish_signed(key, fingerprint),
         };
         actions.push(Action::Answer { five_tuple, bytes });
     }
@@ -440,7 +443,7 @@ impl Server {
         &mut self,
         answering: &Answering,
         reject: &Reject,
-        key: Option<&[u8; 16]>,
+        key: Option<&Signer>,
         actions: &mut Actions,
     ) {
         let Answering { five_tuple, method, transaction, fingerprint } = *answering;
@@ -454,7 +457,10 @@ impl Server {
         if !reject.unknown.is_empty() {
             writer = writer.unknown_attributes(&reject.unknown);
         }
-        let bytes = writer.finish(key.map(|key| &key[..]), fingerprint);
+        let bytes = match key {
+            Some(key) => writer.finish_signed(key, fingerprint),
+            None => writer.finish(None, fingerprint),
+        };
         actions.push(Action::Answer { five_tuple, bytes });
     }
 

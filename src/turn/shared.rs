@@ -4,6 +4,7 @@
 //! bandwidth of all. The rest is asked per request, behind short locks.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::bandwidth::SharedBucket;
@@ -13,9 +14,9 @@ use super::ports::PortPool;
 use super::quota::Quota;
 use super::relayed::Relayed;
 use super::{FixedUser, Options, RelayAddress};
-use crate::credentials::{Entropy, Grants};
+use crate::credentials::{Entropy, Grants, USERHASH_BYTES, userhash};
 use crate::net::PrefixBuckets;
-use crate::stun::long_term_key;
+use crate::stun::LongTermKeys;
 
 /// What all workers of a relay share: grants, quotas, ports, live relayed addresses, the nonce
 /// key and the buckets of strangers. The packet path reads atomics only.
@@ -34,21 +35,24 @@ pub struct Shared {
     ports: Vec<Arc<PortPool>>,
 }
 
-/// The keys of the fixed users, and one that belongs to nobody.
+/// The keys of the fixed users, and those that belong to nobody.
 pub(super) struct FixedUsers {
-    keys: HashMap<Arc<str>, [u8; 16]>,
-    nobody: [u8; 16],
+    keys: HashMap<Arc<str>, LongTermKeys>,
+    by_userhash: HashMap<[u8; USERHASH_BYTES], Arc<str>>,
+    nobody: LongTermKeys,
 }
 
 impl Shared {
     /// Shared state for `options`; `entropy` gives the nonce key and the seeds.
+    /// From now on `grants` knows what it mints by its USERHASH, too.
     pub fn new(options: Arc<Options>, grants: Arc<Grants>, entropy: &mut Entropy) -> Self {
         let limits = &options.limits;
+        grants.hash_usernames(&options.realm);
         let relay_addresses = options.relay_addresses.len();
         Self {
             grants,
             policy: Policy::new(&options),
-            nonces: Nonces::new(limits.nonce_secs, entropy),
+            nonces: Nonces::new(limits.nonce_secs, !options.users.is_empty(), entropy),
             strangers: PrefixBuckets::new(
                 limits.unauthenticated_per_prefix_per_sec,
                 limits.unauthenticated_burst,
@@ -68,6 +72,11 @@ impl Shared {
         &self.options
     }
 
+    /// Says which addresses this host has now: `Options::host_addresses` again, when they change.
+    pub fn set_host_addresses(&self, addresses: &[IpAddr]) {
+        self.policy.set_hosts(addresses);
+    }
+
     /// The relay address of a family, by its place; the first one is used.
     pub(super) fn relay_address(&self, ipv6: bool) -> Option<(usize, RelayAddress)> {
         let mut addresses = self.options.relay_addresses.iter().copied().enumerate();
@@ -82,20 +91,29 @@ impl Shared {
 
 impl FixedUsers {
     fn new(options: &Options, entropy: &mut Entropy) -> Self {
-        let key = |name: &str, password: &str| long_term_key(name, &options.realm, password);
-        let keys = options.users.iter().map(|FixedUser { name, password }| {
-            (Arc::from(name.as_str()), key(name, password.expose()))
-        });
-        let mut nobody = [0; 16];
-        entropy.fill(&mut nobody);
-        Self { keys: keys.collect(), nobody }
+        let (mut keys, mut by_userhash) = (HashMap::new(), HashMap::new());
+        for FixedUser { name, password } in &options.users {
+            let derived = LongTermKeys::derive(name, &options.realm, password.expose());
+            let name: Arc<str> = Arc::from(name.as_str());
+            by_userhash.insert(userhash(&name, &options.realm), Arc::clone(&name));
+            keys.insert(name, derived);
+        }
+        let (mut md5, mut sha256) = ([0; 16], [0; 32]);
+        entropy.fill(&mut md5);
+        entropy.fill(&mut sha256);
+        Self { keys, by_userhash, nobody: LongTermKeys::from_raw(md5, sha256) }
     }
 
-    /// The key of `username`, and its holder; the key of nobody for a name that is unknown.
-    pub(super) fn key(&self, username: &str) -> ([u8; 16], Option<Arc<str>>) {
+    /// The keys of `username`, and its holder; the keys of nobody for a name that is unknown.
+    pub(super) fn keys(&self, username: &str) -> (LongTermKeys, Option<Arc<str>>) {
         match self.keys.get_key_value(username) {
-            Some((name, key)) => (*key, Some(Arc::clone(name))),
+            Some((name, keys)) => (*keys, Some(Arc::clone(name))),
             None => (self.nobody, None),
         }
+    }
+
+    /// The fixed user whose name hashes to `hash`.
+    pub(super) fn by_userhash(&self, hash: &[u8; USERHASH_BYTES]) -> Option<&Arc<str>> {
+        self.by_userhash.get(hash)
     }
 }

@@ -18,7 +18,7 @@ use super::relayed::{LiveRelayed, Tag};
 use super::{FiveTuple, RelayId, Transport};
 use crate::credentials::{Entropy, Grant};
 use crate::net::TokenBucket;
-use crate::stun::TransactionId;
+use crate::stun::{Signer, TransactionId};
 
 /// One allocation (RFC 8656, section 6), from the moment its port is drawn.
 ///
@@ -29,8 +29,9 @@ pub(super) struct Allocation {
     /// The transaction that made it: a repeated request is recognised by it.
     pub(super) transaction: TransactionId,
     pub(super) username: Box<str>,
-    /// The key of every request and answer; the password is not kept (section 6).
-    pub(super) key: [u8; 16],
+    /// The keys of every request, and what the answer to its own is signed with; the password is
+    /// not kept (section 6).
+    pub(super) key: Signer,
     /// The grant that it was made with, if one.
     pub(super) grant: Option<Arc<Grant>>,
     pub(super) tag: Tag,

@@ -66,7 +66,7 @@ impl Admin {
                 router::refuse_host(refused)
             }
             (Ok(()), "/metrics" | "/healthz") if !is_read(request.method()) => {
-                answer::not_allowed()
+                answer::not_allowed(answer::READS)
             }
             (Ok(()), "/metrics") => {
                 answer::report(StatusCode::OK, OPEN_METRICS, self.metrics.text())

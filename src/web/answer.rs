@@ -60,15 +60,17 @@ pub(super) fn not_found() -> Answer {
     no_store(with_body(StatusCode::NOT_FOUND, HTML, page))
 }
 
-/// A page for a method that makes no sense here.
-pub(super) fn not_allowed() -> Answer {
+/// The methods of everything but the WebSocket.
+pub(super) const READS: &str = "GET, HEAD";
+
+/// A page for a method that makes no sense here; `allowed` names those that do.
+pub(super) fn not_allowed(allowed: &'static str) -> Answer {
     let page = error_page(
         "This page can only be read",
         "The server takes nothing at this address. Open it in a browser instead.",
     );
-    let mut answer = no_store(with_body(StatusCode::METHOD_NOT_ALLOWED, HTML, page));
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    answer
+    let answer = no_store(with_body(StatusCode::METHOD_NOT_ALLOWED, HTML, page));
+    with(answer, ALLOW, allowed)
 }
 
 /// For `HEAD`: the headers of the whole answer and nothing behind them.

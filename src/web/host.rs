@@ -217,6 +217,17 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_taken_may_stand_in_a_header(text in "\\PC{0,40}|[a-zA-Z0-9.:\\[\\]-]{0,20}") {
+            if let Some(host) = Host::parse(&text) {
+                let safe = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+                assert!(host.authority().chars().all(safe), "{text:?}");
+                assert!(!host.name().is_empty());
+            }
+        }
+    }
+
     #[test]
     fn only_our_own_names_are_taken() {
         let allowed = ["other.example".to_owned(), "2001:db8::5".to_owned(), "p.example:81".into()];

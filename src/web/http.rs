@@ -46,7 +46,6 @@ pub(super) async fn serve(
             .header_read_timeout(limits.header)
             .max_header_size(limits.header_bytes)
             .max_buf_size(limits.header_bytes.max(BUFFER_BYTES_MIN))
-            .max_headers(HEADERS_MAX)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
@@ -88,5 +87,3 @@ const fn class(status: StatusCode) -> Status {
 const STOP_GRACE: Duration = Duration::from_secs(1);
 /// The HTTP library needs at least this much.
 const BUFFER_BYTES_MIN: usize = 8192;
-/// Lines of headers; browsers send about 20.
-const HEADERS_MAX: usize = 64;

@@ -10,6 +10,7 @@ mod admin;
 mod answer;
 mod assets;
 mod client;
+mod handshake;
 mod host;
 mod http;
 mod hub;

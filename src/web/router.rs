@@ -9,21 +9,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{
-    CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use hyper::{HeaderMap, Method, Request, StatusCode, Version};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use hyper::{Method, Request, StatusCode};
 
 use super::answer::{self, Answer};
-use super::host::{self, Host, Refused};
-use super::limits::Full;
+use super::host::{Host, Refused};
 use super::ws::Ticket;
-use super::{Web, client, http, ice_urls, ws};
+use super::{Web, client, handshake, http, ws};
 use crate::edge;
-use crate::metrics::{Limit, Refusal};
-use crate::signal::Opened;
+use crate::metrics::Refusal;
 
 /// Serves one stream: requests, and the WebSocket that one of them may open.
 pub(super) async fn serve(web: &Arc<Web>, stream: edge::Stream, peer: edge::Peer) {
@@ -38,6 +31,7 @@ pub(super) async fn serve(web: &Arc<Web>, stream: edge::Stream, peer: edge::Peer
     }
 }
 
+/// Answers one request; the ticket of a WebSocket that was let in waits in `admitted`.
 fn route(
     web: &Web,
     mut request: Request<Incoming>,
@@ -58,8 +52,13 @@ fn route(
             refuse_host(refused)
         }
         Ok(host) if request.uri().path() == "/ws" => {
-            open_websocket(web, &mut request, host, peer, admitted)
-                .unwrap_or_else(|refusal| refusal)
+            match handshake::admit(web, &mut request, host, peer) {
+                Ok((answer, ticket)) => {
+                    *admitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket);
+                    answer
+                }
+                Err(denied) => denied.answer(),
+            }
         }
         Ok(_) => page(web, &request),
     };
@@ -68,6 +67,7 @@ fn route(
     answer
 }
 
+/// What somebody is told who asked for a name that is not ours.
 pub(super) fn refuse_host(refused: Refused) -> Answer {
     match refused {
         Refused::Malformed => answer::sentence(
@@ -98,7 +98,7 @@ fn page(web: &Web, request: &Request<Incoming>) -> Answer {
         return answer::not_found();
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return answer::not_allowed();
+        return answer::not_allowed(answer::READS);
     }
     answer::file(asset, request.headers())
 }
@@ -108,114 +108,3 @@ fn is_room_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
-
-/// Answers a request for the WebSocket; when it is let in, the ticket waits in `admitted`.
-fn open_websocket(
-    web: &Web,
-    request: &mut Request<Incoming>,
-    host: &Host,
-    peer: edge::Peer,
-    admitted: &Mutex<Option<Ticket>>,
-) -> Result<Answer, Answer> {
-    let (options, metrics) = (&web.options, &web.metrics);
-    let accept = handshake(request)?;
-    let headers = request.headers();
-    let secure = client::is_secure(headers, peer, &options.trusted_proxies);
-    if !host::origin_is_good(headers, host, options, secure) {
-        metrics.refusal(Refusal::Origin);
-        return Err(answer::sentence(
-            StatusCode::FORBIDDEN,
-            "A page of another site may not connect here. Open the page of this server, or add \
-             the site to web.allowed_origins in its configuration.",
-        ));
-    }
-    if web.hub.is_draining() {
-        return Err(try_later(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The server is stopping. Try again in a moment.",
-        ));
-    }
-    let address = client::address(headers, peer, &options.trusted_proxies);
-    let place = web.addresses.enter(address).map_err(|full| match full {
-        Full::Server => {
-            metrics.limit(Limit::Conns);
-            try_later(StatusCode::SERVICE_UNAVAILABLE, "The server is full. Try again later.")
-        }
-        Full::Address => {
-            metrics.limit(Limit::ConnsPerAddress);
-            try_later(
-                StatusCode::TOO_MANY_REQUESTS,
-                "Too many connections from your address. Close some, or try again later.",
-            )
-        }
-    })?;
-    let opened = Opened {
-        address,
-        may_publish: client::may_publish(options, headers, host, peer),
-        ice_urls: ice_urls(options.public_host.as_deref(), host.name(), &options.turn).into(),
-    };
-    let mut answer = Answer::default();
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let to = answer.headers_mut();
-    to.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    to.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    to.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    if names_token(headers, &SEC_WEBSOCKET_PROTOCOL, PROTOCOL) {
-        to.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
-    }
-    let ticket = Ticket { upgrade: hyper::upgrade::on(request), opened, place };
-    *admitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket);
-    Ok(answer)
-}
-
-/// RFC 6455 §4.2.1: checks the opening handshake and computes what proves that we understood it.
-fn handshake(request: &Request<Incoming>) -> Result<HeaderValue, Answer> {
-    if request.method() != Method::GET {
-        return Err(answer::not_allowed());
-    }
-    let headers = request.headers();
-    let asks = request.version() == Version::HTTP_11
-        && names_token(headers, &CONNECTION, "upgrade")
-        && names_token(headers, &UPGRADE, "websocket");
-    if !asks {
-        let refusal = answer::sentence(
-            StatusCode::UPGRADE_REQUIRED,
-            "This address speaks WebSocket only; the pages of this server use it.",
-        );
-        let refusal = answer::with(refusal, CONNECTION, "Upgrade");
-        return Err(answer::with(refusal, UPGRADE, "websocket"));
-    }
-    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let refusal = answer::sentence(
-            StatusCode::UPGRADE_REQUIRED,
-            "This server speaks version 13 of the WebSocket protocol.",
-        );
-        return Err(answer::with(refusal, SEC_WEBSOCKET_VERSION, "13"));
-    }
-    // 16 bytes in base64.
-    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
-    key.and_then(|key| HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()).ok_or_else(
-        || {
-            answer::sentence(
-                StatusCode::BAD_REQUEST,
-                "The request for a WebSocket has no valid Sec-WebSocket-Key.",
-            )
-        },
-    )
-}
-
-fn names_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|found| found.trim().eq_ignore_ascii_case(token))
-}
-
-fn try_later(status: StatusCode, text: &'static str) -> Answer {
-    answer::with(answer::sentence(status, text), RETRY_AFTER, "5")
-}
-
-/// The sub-protocol; a client may leave it out.
-const PROTOCOL: &str = "turncast.v1";

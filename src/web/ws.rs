@@ -65,13 +65,8 @@ pub(super) async fn run(web: &Web, ticket: Ticket) {
         bytes: Some(Allowance::bytes(limits, now)),
         exceeded: false,
     };
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(usize::MAX)
-        .max_message_size(Some(limits.frame_bytes))
-        .max_frame_size(Some(limits.frame_bytes));
-    let mut socket = WebSocketStream::from_raw_socket(metered, Role::Server, Some(config)).await;
+    let mut socket =
+        WebSocketStream::from_raw_socket(metered, Role::Server, Some(config(limits))).await;
     let address = opened.address;
     let Some(mut conn) = web.hub.open(opened) else {
         close(&mut socket, Code::Draining.into(), Some(Code::Draining)).await;
@@ -96,6 +91,18 @@ pub(super) async fn run(web: &Web, ticket: Ticket) {
         let _ = timeout(LINGER, socket.flush()).await;
     }
     drop((conn, place));
+}
+
+/// Frames of the hub are written one at a time and wait in its queue, so what the buffer bounds is
+/// pongs to somebody who asks for them and does not read. The longest frame fits: a description
+/// that `ice_policy = "relay"` rewrites can get a few times longer than it came.
+fn config(limits: &Limits) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(limits.queue_bytes.max(8 * limits.frame_bytes))
+        .max_message_size(Some(limits.frame_bytes))
+        .max_frame_size(Some(limits.frame_bytes))
 }
 
 /// Reads and writes until one side has enough.
@@ -301,3 +308,38 @@ const READ_BUFFER_BYTES: usize = 4096;
 const LINGER: Duration = Duration::from_secs(2);
 /// What is read and thrown away after a farewell, at most.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    #[test]
+    fn pongs_to_somebody_who_does_not_read_are_bounded() {
+        const PINGS: usize = 40_000;
+        let limits = Limits { frame_bytes: 4096, queue_bytes: 64 * 1024, ..Limits::default() };
+        // A masked ping of 125 bytes; the mask is zero.
+        let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[7; 125]].concat();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let used = allocation_counter::measure(|| {
+            runtime.block_on(async {
+                let (mut client, server) = tokio::io::duplex(4096);
+                let sender = tokio::spawn(async move {
+                    for _ in 0..PINGS {
+                        client.write_all(&ping).await.expect("the server reads");
+                    }
+                    client
+                });
+                let config = Some(config(&limits));
+                let mut socket =
+                    WebSocketStream::from_raw_socket(server, Role::Server, config).await;
+                for _ in 0..PINGS {
+                    let message = socket.next().await.expect("a message").expect("no error");
+                    assert!(message.is_ping());
+                }
+                sender.await.expect("all is sent");
+            });
+        });
+        assert!(used.bytes_max < 512 * 1024, "{} bytes", used.bytes_max);
+    }
+}

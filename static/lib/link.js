@@ -92,6 +92,7 @@ export class Link {
 
   /** Gathers again with the latest credentials; the polite side lets the other one offer. */
   restart() {
+    if (this.pc.signalingState === "closed") return;
     this.pc.setConfiguration(this.#configuration());
     if (this.polite) {
       this.#send({ t: "restart", link: this.id });

@@ -37,8 +37,8 @@ export class Recovery {
       this.#after(HEAL_MS, () => this.#tryRestart());
     } else if (state === "failed") {
       // Without a first connection a restart would only check the same pairs again.
-      if (!this.#link.wasConnected || sinceRestart < RESTART_MS * 2) this.#give();
-      else this.#tryRestart();
+      const hopeless = !this.#link.wasConnected || sinceRestart < RESTART_MS * 2;
+      this.#after(0, () => (hopeless ? this.#give() : this.#tryRestart()));
     }
   }
 

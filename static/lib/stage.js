@@ -8,6 +8,7 @@ export class Stage {
   #reels;
   #showing = 0;
   #shown = null;
+  #coming = null;
   #volume = 1;
   #muted = true;
 
@@ -33,7 +34,8 @@ export class Stage {
 
   /** Puts a stream on screen as soon as it plays. @returns {Promise<void>} it is on screen */
   async present(stream) {
-    if (stream === this.#shown) return;
+    if (stream === this.#shown || stream === this.#coming) return;
+    this.#coming = stream;
     const first = !this.#shown;
     const next = first ? this.#showing : 1 - this.#showing;
     const reel = this.#reels[next];
@@ -43,7 +45,8 @@ export class Stage {
       reel.addEventListener("playing", resolve, { once: true });
     });
     await Promise.all([playing, reel.play().catch(() => {})]);
-    if (reel.srcObject !== stream) return;
+    if (this.#coming !== stream) return;
+    this.#coming = null;
     const last = this.reel;
     this.#showing = next;
     this.#shown = stream;
@@ -82,6 +85,7 @@ export class Stage {
       reel.classList.remove("showing");
     }
     this.#shown = null;
+    this.#coming = null;
   }
 
   #apply() {

@@ -170,9 +170,9 @@ export class Viewers {
     this.#onChange({});
   }
 
-  /** The viewer leads; we ask once for ourselves, in case only our side is broken. */
+  /** The viewer leads, and has the last word; we ask once, in case only our side is broken. */
   #rebuild(viewer, link) {
-    if (link !== viewer.link || viewer.rebuilds > 0) return;
+    if (link !== viewer.link || viewer.rebuilds > 0 || viewer.reported.state === "failed") return;
     viewer.rebuilds += 1;
     this.#send({ t: "restart", link: link.id, rebuild: true });
   }

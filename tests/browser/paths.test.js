@@ -3,23 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { startBrowser } from "./harness/browser.js";
-import { startDaemon } from "./harness/daemon.js";
 import { becomes, goLive, leaveNothing, rowsBecome, seesAndHears, selectedPair, watch, watchLink }
   from "./harness/pages.js";
-
-const HERE = ["localhost", "127.0.0.1"];
-
-/** A daemon and two browsers; whatever happens, all three end, and end well. */
-async function stage(t, tables) {
-  const daemon = await startDaemon({ tables });
-  t.after(() => daemon.stop());
-  const studio = await startBrowser();
-  t.after(() => studio.close(HERE));
-  const sofa = await startBrowser();
-  t.after(() => sofa.close(HERE));
-  return { daemon, studio, sofa };
-}
+import { stage } from "./harness/stage.js";
 
 test("a broadcast is watched directly", async (t) => {
   const { daemon, studio, sofa } = await stage(t);

@@ -117,7 +117,7 @@ fn check_says_where_a_public_host_leads() {
 }
 
 #[test]
-fn a_credential_is_signed_with_the_first_shared_secret() {
+fn a_credential_is_signed_with_the_first_shared_secret_and_hash() {
     let config = format!("[turn]\nshared_secret = [\"{SECRET}\", \"an-older-secret-of-it\"]\n");
     let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", "127.0.0.1:3478");
     let before = unix_secs();
@@ -136,6 +136,15 @@ fn a_credential_is_signed_with_the_first_shared_secret() {
     assert_eq!(name, "alice");
     assert!((before + 60..=unix_secs() + 60).contains(&expiry), "{expiry} after {before}");
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, SECRET.as_bytes());
+    let expected =
+        base64::engine::general_purpose::STANDARD.encode(hmac::sign(&key, username.as_bytes()));
+    assert_eq!(server["credential"], expected.as_str());
+
+    let setup = Setup::new(&format!("{config}credential_hash = [\"sha256\", \"sha1\"]\n"));
+    let printed = setup.printed(&["credentials", "--name", "alice"]);
+    let server: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+    let username = server["username"].as_str().expect("a username");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
     let expected =
         base64::engine::general_purpose::STANDARD.encode(hmac::sign(&key, username.as_bytes()));
     assert_eq!(server["credential"], expected.as_str());

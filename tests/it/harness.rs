@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,20 @@ impl Setup {
     /// Starts the daemon and waits until it says that it is ready.
     #[track_caller]
     pub(crate) fn start(&self) -> Daemon {
-        Daemon::start(self)
+        Daemon::start(self.command(&[]))
+    }
+
+    /// As [`Setup::start`], with a terminal for the standard output: `script` makes one.
+    #[track_caller]
+    pub(crate) fn start_on_terminal(&self) -> Daemon {
+        let file = self.directory.path().join("turncast.toml");
+        let daemon = format!("{} --config {}", env!("CARGO_BIN_EXE_turncast"), file.display());
+        // The log keeps its pipe.
+        let script = format!("exec 3>&2; exec script -q -e -f -c 'exec {daemon} 2>&3' /dev/null");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env_clear().stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Daemon::start(command)
     }
 }
 
@@ -91,24 +104,20 @@ pub(crate) struct Daemon {
     lines: Receiver<Value>,
     log: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
-    stdout: Arc<Mutex<String>>,
+    stdout: Arc<(Mutex<String>, Condvar)>,
     listeners: Vec<String>,
 }
 
 impl Daemon {
     #[track_caller]
-    fn start(setup: &Setup) -> Self {
-        let mut child = setup
-            .command(&[])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("turncast starts");
-        let (log, stdout) = (Arc::<Mutex<String>>::default(), Arc::<Mutex<String>>::default());
+    fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("turncast starts");
+        let (log, stdout) = (Arc::<Mutex<String>>::default(), Arc::default());
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let mut out = child.stdout.take().expect("stdout is piped");
-        let (log_copy, stdout_copy) = (Arc::clone(&log), Arc::clone(&stdout));
+        let (log_copy, printed) = (Arc::clone(&log), Arc::clone(&stdout));
         let readers = vec![
             std::thread::spawn(move || {
                 for line in stderr.lines() {
@@ -124,7 +133,9 @@ impl Daemon {
                 let mut buffer = [0; 4096];
                 while let Ok(read @ 1..) = out.read(&mut buffer) {
                     let text = String::from_utf8_lossy(&buffer[..read]);
-                    stdout_copy.lock().expect("no reader panicked").push_str(&text);
+                    let (whole, more): &(Mutex<String>, Condvar) = &printed;
+                    whole.lock().expect("no reader panicked").push_str(&text);
+                    more.notify_all();
                 }
             }),
         ];
@@ -165,9 +176,16 @@ impl Daemon {
         self.log.lock().expect("no reader panicked").clone()
     }
 
-    /// Everything that was printed so far.
-    pub(crate) fn stdout(&self) -> String {
-        self.stdout.lock().expect("no reader panicked").clone()
+    /// Everything that was printed, once `part` was.
+    #[track_caller]
+    pub(crate) fn stdout_with(&self, part: &str) -> String {
+        let (whole, more) = &*self.stdout;
+        let text = whole.lock().expect("no reader panicked");
+        let lacks = |text: &mut String| !text.contains(part);
+        let (text, waited) =
+            more.wait_timeout_while(text, DEADLINE, lacks).expect("no reader panicked");
+        assert!(!waited.timed_out(), "{part:?} is not in:\n{text}");
+        text.clone()
     }
 
     fn address(&self, scheme: &str) -> SocketAddr {
@@ -234,9 +252,7 @@ impl Daemon {
 
     /// Sends a signal, by its name without SIG.
     pub(crate) fn signal(&self, name: &str) {
-        let line = format!("kill -{name} {}", self.child.id());
-        let status = Command::new("sh").args(["-c", &line]).status().expect("sh runs");
-        assert!(status.success(), "{line}");
+        signal(&self.child.id().to_string(), name);
     }
 
     /// Waits for the end.
@@ -282,6 +298,13 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal to a process of the test.
+pub(crate) fn signal(process: &str, name: &str) {
+    let line = format!("kill -{name} {process}");
+    let status = Command::new("sh").args(["-c", &line]).status().expect("sh runs");
+    assert!(status.success(), "{line}");
 }
 
 /// The status and body of `GET path`.

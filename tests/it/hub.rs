@@ -27,8 +27,9 @@ fn a_rotated_key_is_worthless_at_once() {
     let link = setup.printed(&["invite"]);
     let pages = format!("http://localhost:{}/broadcast#key=", daemon.web().port());
     assert!(link.starts_with(&pages), "the running daemon's own port: {link}");
-    assert!(!daemon.stdout().contains(key_of(&link)), "stdout is no terminal here");
-    assert!(daemon.stdout().contains("turncast invite"), "{}", daemon.stdout());
+    daemon.stdout_with("turncast invite");
+    let all = daemon.stdout_with("/healthz");
+    assert!(!all.contains(key_of(&link)), "stdout is no terminal here: {all}");
     assert_eq!(setup.printed(&["invite"]), link);
     assert_eq!(publish(&daemon, "one", None), "key-required");
     assert_eq!(publish(&daemon, "one", Some("wrong")), "bad-key");

@@ -5,14 +5,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
-use crate::harness::{DEADLINE, Setup, text};
+use crate::harness::{DEADLINE, Setup, signal, text};
 
 #[test]
 fn it_starts_without_a_configuration_and_says_where_the_pages_are() {
     let daemon = Setup::new("").start();
     let pages = format!("http://localhost:{}/", daemon.web().port());
-    assert!(daemon.stdout().contains(&pages), "{}", daemon.stdout());
-    assert!(daemon.stdout().contains(&format!("udp://{}", daemon.turn())));
+    daemon.stdout_with(&pages);
+    daemon.stdout_with(&format!("udp://{}", daemon.turn()));
     let log = daemon.stop();
     assert!(log.ends_with("\n") && log.contains("stopped"), "{log}");
 }
@@ -87,6 +87,32 @@ fn sighup_ends_nothing_and_says_what_it_cannot_do() {
     daemon.wait_for("SIGHUP: the configuration cannot be reloaded yet; restart to apply it");
     daemon.signal("INT");
     assert!(daemon.wait().success(), "SIGINT ends in order too");
+}
+
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let mut daemon = Setup::new("shutdown_secs = 600\n").start();
+    // It is told to go, does not hear it, and keeps the daemon waiting.
+    let mut deaf = crate::ws::Ws::open(daemon.web());
+    assert_eq!(deaf.hello("watcher", "room", None)["t"], "welcome");
+    daemon.signal("INT");
+    daemon.wait_for("stopping");
+    daemon.signal("INT");
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert!(daemon.log().ends_with("ended at once, without waiting for clients\n"));
+}
+
+/// `script` (Debian's bsdutils) gives the daemon a terminal.
+#[test]
+fn a_terminal_is_shown_the_link_with_the_key() {
+    let setup = Setup::new("[broadcast]\npublish = \"key\"\n");
+    let daemon = setup.start_on_terminal();
+    let link = setup.printed(&["invite"]);
+    daemon.stdout_with(link.trim());
+    let lock = std::fs::read_to_string(setup.state().join("lock")).expect("a lock");
+    let process = lock.lines().next().expect("a process").to_owned();
+    signal(&process, "TERM");
+    daemon.wait_for_end_in_order();
 }
 
 #[test]

@@ -237,19 +237,42 @@ fn the_ninth_watcher_reads_that_the_broadcast_is_full() {
 #[test]
 fn rooms_are_bounded() {
     let mut world = World::with(|options| options.rooms = 2);
-    world.watch("one");
-    let two = world.watch("two");
-    let conn = world.open();
-    world.say(conn, watcher("three"));
-    assert_eq!(world.error(conn), "no-room");
-    assert_eq!(world.ends[&conn], (4008, "no-room"));
+    world.broadcast("one");
+    let two = world.broadcast("two");
     let conn = world.open();
     world.say(conn, json!({"t": "hello", "versions": [1], "role": "broadcaster"}));
     assert_eq!(world.error(conn), "no-room");
-    assert_eq!(world.metrics.limits(Limit::Rooms), 2);
+    assert_eq!(world.ends[&conn], (4008, "no-room"));
+    assert_eq!(world.metrics.limits(Limit::Rooms), 1);
     world.watch("one");
     world.say(two.conn, json!({"t": "bye"}));
-    world.watch("three");
+    let conn = world.open();
+    world.say(conn, json!({"t": "hello", "versions": [1], "role": "broadcaster"}));
+    assert_eq!(world.error(conn), "no-room", "the room waits for its broadcaster");
+    world.pass(31);
+    world.broadcast("three");
+}
+
+#[test]
+fn strangers_who_wait_leave_room_for_broadcasts() {
+    let mut world = World::with(|options| options.rooms = 2);
+    world.watch("a");
+    let b = world.watch("b");
+    let conn = world.open();
+    world.say(conn, watcher("c"));
+    assert_eq!(world.error(conn), "no-room");
+    assert_eq!(world.ends[&conn], (4008, "no-room"));
+    assert_eq!(world.metrics.limits(Limit::Rooms), 1);
+    world.broadcast("mine");
+    world.watch("mine");
+    world.broadcast("a");
+    let conn = world.open();
+    let hello = json!({"t": "hello", "versions": [1], "role": "broadcaster", "room": "b"});
+    world.say(conn, hello);
+    assert_eq!(world.error(conn), "no-room", "a room that waits counts when it goes live");
+    world.say(b.conn, json!({"t": "bye"}));
+    world.watch("c");
+    world.check();
 }
 
 #[test]

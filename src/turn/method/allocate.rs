@@ -70,7 +70,7 @@ pub(in crate::turn) fn begin(
     let relay = table.insert(Allocation {
         five_tuple: request.five_tuple,
         transaction: request.message.transaction_id(),
-        username: request.caller.username.into(),
+        username: (*request.caller.username).into(),
         key: request.caller.key,
         tag: Tag::new(grant.as_ref().map(|grant| grant.room())),
         grant,
@@ -165,7 +165,7 @@ pub(in crate::turn) fn finish(
         .xor_address(attr::XOR_RELAYED_ADDRESS, relayed)
         .number(attr::LIFETIME, pending.lifetime_secs)
         .xor_address(attr::XOR_MAPPED_ADDRESS, allocation.five_tuple.client)
-        .finish(Some(&allocation.key), pending.fingerprint);
+        .finish_signed(&allocation.key, pending.fingerprint);
     allocation.answer.clone_from(&answer);
     answer
 }

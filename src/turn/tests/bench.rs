@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use crate::credentials::{Entropy, Grant, Grants, RoomTag, SharedSecrets};
 use crate::metrics::WorkerMetrics;
 use crate::net::Now;
-use crate::stun::{Class, Message, Method, TransactionId, Writer, attr, long_term_key};
+use crate::stun::{
+    Class, LongTermKeys, Message, Method, PasswordAlgorithm, TransactionId, Writer, attr,
+};
 use crate::telemetry::Secret;
 use crate::turn::{
     Action, Actions, BindFailure, FiveTuple, FixedUser, HEADROOM, Limits, Options, RelayAddress,
@@ -19,12 +21,13 @@ pub(super) const START_UNIX_SECS: u64 = 1_000_000_000;
 pub(super) const REALM: &str = "example.org";
 pub(super) const SECRETS: [&str; 2] = ["first secret", "second secret"];
 
+pub(super) fn fixed(name: &str) -> FixedUser {
+    let password = Secret::new(format!("password of {name}"));
+    FixedUser { name: name.to_owned(), password }
+}
+
 /// Options that deny nothing that the transcripts' documentation addresses need.
 pub(super) fn options() -> Options {
-    let fixed = |name: &str| FixedUser {
-        name: name.to_owned(),
-        password: Secret::new(format!("password of {name}")),
-    };
     let both = |ip: &str| {
         let ip = ip.parse().expect("an address");
         RelayAddress { public: ip, local: ip }
@@ -37,6 +40,7 @@ pub(super) fn options() -> Options {
         shared_secrets: SharedSecrets::new(
             SECRETS.iter().map(|text| Secret::new((*text).to_owned())).collect(),
         ),
+        strict_expiry: false,
         allow_peers: Vec::new(),
         deny_peers: Vec::new(),
         host_addresses: vec![both("192.0.2.1").public, both("127.0.0.1").public],
@@ -170,14 +174,8 @@ impl Bench {
         Holds { username: credential.username, password }
     }
 
-    pub(super) fn signed(&self, username: &str, secret: usize) -> Holds {
-        let mut passwords = self.shared.options().shared_secrets.passwords(username);
-        let password = passwords.nth(secret).expect("a secret").expose().clone();
-        Holds { username: username.to_owned(), password }
-    }
-
-    pub(super) fn key(holds: &Holds) -> [u8; 16] {
-        long_term_key(&holds.username, REALM, &holds.password)
+    pub(super) fn keys(holds: &Holds) -> LongTermKeys {
+        LongTermKeys::derive(&holds.username, REALM, &holds.password)
     }
 
     pub(super) fn nonce(&self, client: SocketAddr) -> Vec<u8> {
@@ -191,7 +189,7 @@ impl Bench {
             .attribute(attr::USERNAME, holds.username.as_bytes())
             .attribute(attr::REALM, REALM.as_bytes())
             .attribute(attr::NONCE, &nonce)
-            .finish(Some(&Self::key(holds)), ask.fingerprint)
+            .finish(Some(Self::keys(holds).by(PasswordAlgorithm::Md5)), ask.fingerprint)
     }
 
     /// Hands a datagram in and does what the engine says, binding every port that it asks for.

@@ -1,10 +1,13 @@
 //! Tests of the engine through its public face, in virtual time.
 //!
 //! [`bench`] is one engine with clients and peers around it; [`transcripts`] replays the texts of
-//! `src/turn/transcripts/`; [`properties`] draws random cases; [`network`] lets packets get lost.
+//! `src/turn/transcripts/`; [`properties`] draws random cases; [`network`] lets packets get lost;
+//! [`oracle`] and [`oracle_client`] are clients that others wrote.
 
 mod bench;
 mod network;
+mod oracle;
+mod oracle_client;
 mod packets;
 mod properties;
 mod transcripts;

@@ -304,3 +304,23 @@ fn a_flood_of_strangers_leaves_no_memory_behind() {
     let counted = allocation_counter::measure(|| flood(0..100_000));
     assert_eq!((counted.bytes_current, answered), (0, 100_010));
 }
+
+#[test]
+fn each_allocation_ends_in_its_own_time_and_not_with_the_last_one() {
+    let mut bench = Bench::new(options(), 6);
+    let holds = bench.fixed("alice");
+    for (host, secs) in [(1, 700u32), (2, 1400), (3, 3000)] {
+        let client = SocketAddr::from(([198, 51, 100, host], 40_000));
+        bench.allocate(client, &holds);
+        let mut ask = bench.ask(Method::REFRESH);
+        ask.attributes.push((attr::LIFETIME, secs.to_be_bytes().to_vec()));
+        bench.succeed(client, &holds, &ask);
+    }
+    for (secs, left) in [(700, 2), (700, 1), (1600, 0)] {
+        bench.wait(secs);
+        assert!(bench.server.poll_timeout().is_some_and(|due| due <= bench.now.instant));
+        bench.server.handle_timeout(bench.now, &mut Actions::new());
+        assert_eq!(bench.server.allocations(), left);
+    }
+    assert_eq!(bench.server.poll_timeout(), None);
+}

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::bench::{options, start};
+use super::bench::{Bench, options, start};
 use crate::credentials::{Entropy, Grants, RoomTag};
 use crate::metrics::Limit;
 use crate::net::Prefix;
 use crate::turn::bandwidth::SharedBucket;
-use crate::turn::nonce::{NONCE_BYTES, NonceState, Nonces};
+use crate::turn::nonce::{NONCE_BYTES, NonceState, Nonces, offers_password_algorithms};
 use crate::turn::peers::{Peers, Unbindable};
 use crate::turn::policy::{CanonicalPeer, Policy};
 use crate::turn::ports::{PortLease, PortPool};
@@ -126,11 +126,15 @@ proptest! {
         made in 0u64..1 << 40,
         age in 0u64..5000,
         flip in 0..NONCE_BYTES * 8,
+        anonymity: bool,
     ) {
-        let nonces = Nonces::new(3600, &mut Entropy::from_seed([seed; 32]));
+        let nonces = Nonces::new(3600, anonymity, &mut Entropy::from_seed([seed; 32]));
         let client = SocketAddr::new(IpAddr::from(client), port);
         let nonce = nonces.make(client, made);
-        prop_assert!(nonce.starts_with(b"obMatJos2AAAA"));
+        // Bits 0 and 1 of 24 in base64: 100000 or 110000, and zeros.
+        let prefix = if anonymity { b"obMatJos2wAAA" } else { b"obMatJos2gAAA" };
+        prop_assert!(nonce.starts_with(prefix));
+        prop_assert!(offers_password_algorithms(&nonce));
         prop_assert!(nonce.iter().all(u8::is_ascii_graphic));
         let expected = if age < 3600 { NonceState::Valid } else { NonceState::Stale };
         prop_assert_eq!(nonces.check(&nonce, client, made + age), expected);
@@ -141,8 +145,22 @@ proptest! {
         forged[flip / 8] ^= 1 << (flip % 8);
         prop_assert_eq!(nonces.check(&forged, client, made), NonceState::Wrong);
         prop_assert_eq!(nonces.check(&nonce[..flip / 8], client, made), NonceState::Wrong);
-        let elsewhere = Nonces::new(3600, &mut Entropy::from_seed([seed ^ 1; 32]));
+        let elsewhere = Nonces::new(3600, anonymity, &mut Entropy::from_seed([seed ^ 1; 32]));
         prop_assert_eq!(elsewhere.check(&nonce, client, made), NonceState::Wrong);
+    }
+
+    #[test]
+    fn only_the_first_bit_of_a_cookie_offers_algorithms(
+        features: [u8; 3],
+        rest in "[!-~]{0,30}",
+        cut in 0usize..13,
+    ) {
+        use base64::Engine as _;
+        let features_text = base64::engine::general_purpose::STANDARD.encode(features);
+        let nonce = format!("obMatJos2{features_text}{rest}");
+        prop_assert_eq!(offers_password_algorithms(nonce.as_bytes()), features[0] & 0x80 != 0);
+        prop_assert!(!offers_password_algorithms(&nonce.as_bytes()[..cut]));
+        prop_assert!(!offers_password_algorithms(nonce.to_lowercase().as_bytes()));
     }
 
     #[test]
@@ -171,6 +189,19 @@ proptest! {
         }
         prop_assert!(bucket.try_take(65_000, start + Duration::from_secs(1_000_000)));
     }
+}
+
+#[test]
+fn an_address_that_the_host_gets_later_is_no_peer() {
+    let bench = Bench::new(options(), 9);
+    let judge = |text: &str| bench.shared.policy.judge(text.parse().expect("an address")).is_ok();
+    assert!(judge("2001:470::7") && judge("8.8.8.8"));
+    let now = ["2001:470::7", "::ffff:8.8.8.8"].map(|text| text.parse().expect("an address"));
+    bench.shared.set_host_addresses(&now);
+    assert!(!judge("2001:470::7") && !judge("8.8.8.8"));
+    assert!(!judge("64:ff9b::808:808"), "in no other form either");
+    bench.shared.set_host_addresses(&[]);
+    assert!(judge("2001:470::7") && judge("8.8.8.8"));
 }
 
 #[test]

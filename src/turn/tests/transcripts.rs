@@ -22,10 +22,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::bench::{Ask, Bench, Holds, REALM, START_UNIX_SECS, bind_failure, five_tuple, options};
+use super::bench::{
+    Ask, Bench, Holds, REALM, SECRETS, START_UNIX_SECS, bind_failure, five_tuple, fixed, options,
+};
 use super::words::{Words, append, attribute, describe, from_hex, payload, read_attributes, show};
+use crate::credentials::{CredentialHash, password, userhash};
 use crate::metrics::{Code, DropReason, Limit, Method as Label};
-use crate::stun::{Class, Method, attr};
+use crate::stun::{Class, Integrity, Method, PASSWORD_ALGORITHMS_OFFERED, PasswordAlgorithm, attr};
 use crate::turn::reject::Why;
 use crate::turn::{Action, Actions, HEADROOM, Options, RelayAddress, RelayId, TAILROOM, Verdict};
 
@@ -128,6 +131,14 @@ const LIMITS: &[Limit] = &[
     Limit::Descriptors,
 ];
 
+fn credential_hash(text: &str) -> CredentialHash {
+    match text {
+        "sha1" => CredentialHash::Sha1,
+        "sha256" => CredentialHash::Sha256,
+        other => panic!("no hash: {other}"),
+    }
+}
+
 fn transcripts() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/turn/transcripts");
     let entries = std::fs::read_dir(folder).expect("the transcripts");
@@ -155,7 +166,7 @@ struct Script {
 
 struct Client {
     address: SocketAddr,
-    key: Option<[u8; 16]>,
+    key: Option<Vec<u8>>,
     last: Vec<u8>,
 }
 
@@ -232,6 +243,15 @@ impl Script {
                     relays.push(RelayAddress { public: ip(public), local: ip(local) });
                 }
                 "bind" => self.manual_bind = value == "manual",
+                "users" => {
+                    let names = value.split(',').filter(|name| !name.is_empty());
+                    options.users = names.map(fixed).collect();
+                }
+                "strict_expiry" => options.strict_expiry = value == "true",
+                "hash" => {
+                    let hashes = value.split(',').map(credential_hash).collect();
+                    options.shared_secrets = options.shared_secrets.clone().hashed_by(hashes);
+                }
                 other => panic!("no such key: {other}"),
             }
         }
@@ -300,7 +320,7 @@ impl Script {
                     let mut clients = self.clients.iter();
                     let (name, client) =
                         clients.find(|(_, client)| client.address == address).expect("known");
-                    let answer = describe(&bytes, client.key.as_ref());
+                    let answer = describe(&bytes, client.key.as_deref());
                     writeln!(out, "< {name} {answer}").expect("a string takes all");
                 }
                 Action::Bind { relay, local } => {
@@ -357,10 +377,12 @@ impl Script {
     }
 
     /// Builds a STUN message. `user=` NAME of a fixed user or grant, or a time-limited username
-    /// (`secret=2`: signed with the second secret); `password=`, `realm=`,
-    /// `nonce=stale|wrong|other`, `without=ATTR`; `tx=` a transaction id; `peer=`, `channel=`,
-    /// `transport=`, `family=`, `lifetime=`, `text=`, `attr=KIND:HEX`, `behind=KIND:HEX` (after the
-    /// integrity); `fingerprint`, `fingerprint=wrong`.
+    /// (`secret=2`: signed with the second secret, `hash=sha256`); `says=` what USERNAME is all
+    /// the same; `hidden`: USERHASH instead; `password=`, `realm=`, `nonce=stale|wrong|other|TEXT`,
+    /// `without=ATTR`; `algorithm=md5|sha256` with PASSWORD-ALGORITHMS, which `algorithms=HEX`
+    /// replaces; `integrity=sha1|sha256|both`, `cut=BYTES` of it; `tx=` a transaction id; `peer=`,
+    /// `channel=`, `transport=`, `family=`, `lifetime=`, `text=`, `attr=KIND:HEX`,
+    /// `behind=KIND:HEX` (after the integrity); `fingerprint`, `fingerprint=wrong`.
     fn build(&mut self, name: &str, method: &str, words: &Words<'_>) -> Vec<u8> {
         let (class, method) = match method {
             "binding" => (Class::Request, Method::BINDING),
@@ -399,34 +421,68 @@ impl Script {
 
     fn signed(&mut self, name: &str, words: &Words<'_>, ask: &Ask) -> Vec<u8> {
         let holds = self.holds(words);
-        let key = Bench::key(&holds);
-        let client = self.clients.get_mut(name).expect("a client");
-        client.key = Some(key);
-        let mut address = client.address;
-        let bench = self.bench();
-        let mut at = bench.now.unix_secs;
-        match words.get("nonce") {
-            Some("stale") => at -= u64::from(bench.shared.options().limits.nonce_secs),
-            Some("other") => address.set_port(address.port() + 1),
-            _ => {}
-        }
-        let nonce = match words.get("nonce") {
-            Some("wrong") => b"obMatJos2AAAAwrongwrongwrongwrongwrongw".to_vec(),
-            _ => bench.shared.nonces.make(address, at).to_vec(),
+        let algorithm = match words.get("algorithm") {
+            None | Some("md5") => PasswordAlgorithm::Md5,
+            _ => PasswordAlgorithm::Sha256,
         };
+        let key = Bench::keys(&holds).by(algorithm).to_vec();
+        let client = self.clients.get_mut(name).expect("a client");
+        client.key = Some(key.clone());
+        let address = client.address;
+        let nonce = self.nonce(address, words);
+        let says = words.get("says").map(payload);
+        let username = says.unwrap_or_else(|| holds.username.clone().into_bytes());
+        let hash = userhash(&holds.username, REALM);
+        let realm = words.get("realm").map_or(REALM.as_bytes().to_vec(), payload);
+        let hidden = words.has("hidden");
+        let choice = algorithm.value();
+        let list = words.get("algorithms").map(from_hex);
+        let list = list.unwrap_or_else(|| PASSWORD_ALGORITHMS_OFFERED.to_vec());
+        let modern = words.has("algorithm");
         let without: Vec<&str> = words.all("without").collect();
         let mut writer = ask.writer(Class::Request);
-        for (kind, text, value) in [
-            (attr::USERNAME, "username", holds.username.as_bytes()),
-            (attr::REALM, "realm", words.get("realm").unwrap_or(REALM).as_bytes()),
-            (attr::NONCE, "nonce", &nonce),
+        for (kind, text, there, value) in [
+            (attr::USERNAME, "username", !hidden || words.has("says"), &username[..]),
+            (attr::USERHASH, "userhash", hidden, &hash),
+            (attr::REALM, "realm", true, &realm),
+            (attr::NONCE, "nonce", true, &nonce),
+            (attr::PASSWORD_ALGORITHM, "algorithm", modern, &choice),
+            (attr::PASSWORD_ALGORITHMS, "algorithms", modern, &list),
         ] {
-            if !without.contains(&text) {
+            if there && !without.contains(&text) {
                 writer = writer.attribute(kind, value);
             }
         }
-        let integrity = writer.finish(Some(&key), words.has("fingerprint"));
-        append(integrity, words.all("behind").map(attribute))
+        let usual = if modern { "sha256" } else { "sha1" };
+        let integrity: &[Integrity] = match words.get("integrity").unwrap_or(usual) {
+            "sha1" => &[Integrity::Sha1],
+            "sha256" => &[Integrity::Sha256],
+            _ => &[Integrity::Sha1, Integrity::Sha256],
+        };
+        for integrity in integrity {
+            writer = writer.integrity(*integrity, &key);
+        }
+        let mut message = writer.finish(None, words.has("fingerprint"));
+        if let Some(cut) = words.get("cut") {
+            let kept = 32 - cut.parse::<usize>().expect("a number");
+            message.truncate(message.len() - 32 + kept);
+            let at = message.len() - kept;
+            message[at - 2..at].copy_from_slice(&(kept as u16).to_be_bytes());
+        }
+        append(message, words.all("behind").map(attribute))
+    }
+
+    fn nonce(&mut self, mut address: SocketAddr, words: &Words<'_>) -> Vec<u8> {
+        let bench = self.bench();
+        let mut at = bench.now.unix_secs;
+        match words.get("nonce") {
+            None => {}
+            Some("stale") => at -= u64::from(bench.shared.options().limits.nonce_secs),
+            Some("other") => address.set_port(address.port() + 1),
+            Some("wrong") => return b"obMatJos2AAAAwrongwrongwrongwrongwrongw".to_vec(),
+            Some(text) => return payload(text),
+        }
+        bench.shared.nonces.make(address, at).to_vec()
     }
 
     fn holds(&mut self, words: &Words<'_>) -> Holds {
@@ -438,7 +494,9 @@ impl Script {
             bench.granted(name, expiry)
         } else if name.as_bytes()[0].is_ascii_digit() {
             let secret = words.get("secret").map_or(1, |text| text.parse().expect("a number"));
-            bench.signed(name, secret - 1)
+            let hash = credential_hash(words.get("hash").unwrap_or("sha1"));
+            let password = password(hash, SECRETS[secret - 1].as_bytes(), name);
+            Holds { username: name.to_owned(), password: password.expose().clone() }
         } else {
             bench.fixed(name)
         };

@@ -78,7 +78,7 @@ pub(super) fn from_hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(digits).collect()
 }
 
-/// The text itself, or so many bytes for `@NUMBER`.
+/// The text itself, or so many characters for `@NUMBER`.
 pub(super) fn payload(text: &str) -> Vec<u8> {
     match text.strip_prefix('@') {
         Some(bytes) => vec![b'x'; bytes.parse().expect("a number")],
@@ -94,7 +94,7 @@ pub(super) fn show(payload: &[u8]) -> String {
 }
 
 /// A message to a client in words.
-pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
+pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
     if classify(bytes) == Kind::ChannelData {
         let message = ChannelData::parse(bytes).expect("ChannelData");
         return format!("channel {:#06x} {}", message.number, show(&bytes[message.payload]));
@@ -124,10 +124,21 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8; 16]>) -> String {
                 format!("lifetime={}", u32::from_be_bytes(secs))
             }
             attr::REALM => format!("realm={}", String::from_utf8_lossy(value)),
-            attr::NONCE => format!("nonce({})", value.len()),
-            attr::MESSAGE_INTEGRITY => {
+            attr::NONCE => {
+                let features = String::from_utf8_lossy(&value[9..13]);
+                format!("nonce({features},{})", value.len())
+            }
+            attr::PASSWORD_ALGORITHMS => {
+                let each = value.chunks(4).map(|one| format!("{:02x}{:02x}", one[0], one[1]));
+                format!("algorithms={}", each.collect::<Vec<_>>().join(","))
+            }
+            attr::MESSAGE_INTEGRITY | attr::MESSAGE_INTEGRITY_SHA256 => {
                 let right = key.and_then(|key| message.integrity_ok(key));
-                String::from(if right == Some(true) { "signed" } else { "WRONGLY SIGNED" })
+                let word = match attribute.kind {
+                    attr::MESSAGE_INTEGRITY => "signed",
+                    _ => "signed-by-sha256",
+                };
+                String::from(if right == Some(true) { word } else { "WRONGLY SIGNED" })
             }
             attr::FINGERPRINT => {
                 assert_eq!(message.fingerprint_ok(), Some(true));

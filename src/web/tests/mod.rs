@@ -7,6 +7,7 @@ mod pages;
 mod socket;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ struct Server {
     hub: Arc<HubHandle>,
     metrics: Arc<Metrics>,
     revoked: Arc<Mutex<Vec<String>>>,
+    heartbeats: Arc<Heartbeats>,
+    /// How often the keys were asked for.
+    asked: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -40,6 +44,7 @@ struct Setup {
     web: Options,
     edge: edge::Limits,
     tls: Option<Arc<rustls::ServerConfig>>,
+    credential_ttl_secs: Option<u32>,
 }
 
 impl Setup {
@@ -58,9 +63,13 @@ impl Setup {
 
     fn start(self) -> Server {
         let metrics = Arc::new(Metrics::default());
-        let heartbeats = Heartbeats::default();
+        let heartbeats = Arc::new(Heartbeats::default());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).expect("uptime");
         let revoked = Arc::new(Mutex::new(Vec::new()));
-        let keys = || {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let keys = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
             let (name, key) = ("test".to_owned(), Secret::new("the-broadcast-key".to_owned()));
             vec![signal::BroadcastKey { name, key }]
         };
@@ -70,9 +79,9 @@ impl Setup {
             queue_bytes: self.web.limits.queue_bytes,
             keys: Box::new(keys),
             revoke: Box::new(move |name| noted.lock().expect("no panic").push(name.to_owned())),
-            heartbeat: heartbeats.add("hub", Instant::now()),
+            heartbeat: heartbeats.add("hub", long_ago),
         };
-        let hub = HubHandle::start(hub(&self.web, &metrics), options, Arc::clone(&metrics));
+        let hub = HubHandle::start(hub(&self, &metrics), options, Arc::clone(&metrics));
         let web = Web::new(self.web, Arc::clone(&hub), Arc::clone(&metrics));
         let listener = Listener::bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let address = listener.local_addr();
@@ -80,23 +89,23 @@ impl Setup {
         let acceptor = Acceptor {
             gate: Gate::new(self.edge, Arc::clone(&metrics)),
             tls: self.tls,
-            heartbeat: heartbeats.add("edge", Instant::now()),
+            heartbeat: heartbeats.add("edge", long_ago),
             stop: stop.subscribe(),
         };
         let served = Arc::clone(&web);
         let task = tokio::spawn(edge::serve(listener, acceptor, move |stream, peer| {
             Arc::clone(&served).serve_stream(stream, peer)
         }));
-        Server { address, web, hub, metrics, revoked, stop, task }
+        Server { address, web, hub, metrics, revoked, heartbeats, asked, stop, task }
     }
 }
 
-fn hub(options: &Options, metrics: &Arc<Metrics>) -> Hub {
+fn hub(setup: &Setup, metrics: &Arc<Metrics>) -> Hub {
     let signal = signal::Options {
         viewers_per_room: 8,
         rooms: 100,
         grace_secs: 30,
-        credential_ttl_secs: 300,
+        credential_ttl_secs: setup.credential_ttl_secs.unwrap_or(300),
         relay_only: false,
         ping_interval_secs: 15,
         ping_timeout_secs: 10,
@@ -104,7 +113,7 @@ fn hub(options: &Options, metrics: &Arc<Metrics>) -> Hub {
         kept_bytes: 512 * 1024,
         candidates_per_link: 256,
         rebuilds_per_min: 30,
-        frame_bytes: u32::try_from(options.limits.frame_bytes).expect("a small number"),
+        frame_bytes: u32::try_from(setup.web.limits.frame_bytes).expect("a small number"),
         build: "test".to_owned(),
     };
     let grants = Arc::new(Grants::new(Secret::new([7; 32])));

@@ -8,10 +8,13 @@ import { fileURLToPath } from "node:url";
 
 import { chromium } from "playwright-core";
 
-import { execIn } from "./network.js";
+import { execIn, SERVER } from "./network.js";
 
 export const OUT = fileURLToPath(new URL("../out/", import.meta.url));
 const CHROMIUM = process.env.TURNCAST_CHROMIUM ?? "/usr/bin/chromium";
+
+/** Chromium would ask its maker about the fields of forms, in the name of the page. */
+const NOBODY = "127.0.0.1:9";
 
 const FLAGS = [
   "--no-sandbox",
@@ -25,6 +28,9 @@ const FLAGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  `--autofill-server-url=http://${NOBODY}`,
+  `--host-resolver-rules=MAP * ~NOTFOUND${
+    ["localhost", "127.0.0.1", SERVER].map((host) => `, EXCLUDE ${host}`).join("")}`,
 ];
 
 /**
@@ -91,7 +97,7 @@ class Browser {
   /** Closes it; fails for errors of pages and for hosts that are not `hosts`. */
   async close(hosts) {
     await this.#browser.close();
-    const seen = await netLogHosts(this.#netLog);
+    const seen = await netLogHosts(this.#netLog, hosts);
     await rm(this.#folder, { recursive: true, force: true });
     const bad = this.errors.filter((text) => !this.#allowed.some((each) => each.test(text)));
     if (bad.length) throw new Error(`a page logged errors:\n${bad.join("\n")}`);
@@ -111,21 +117,27 @@ async function wrapper(folder, namespace) {
   return file;
 }
 
-/** Hosts of every name look-up and request that the browser's network log has seen. */
-async function netLogHosts(file) {
+/**
+ * Hosts that pages of `ours` made the browser look up or ask. What Chromium wants for itself
+ * carries no page's key; the rules of its resolver let none of that out.
+ */
+async function netLogHosts(file, ours) {
   const text = await readFile(file, "utf8");
   // A browser that was closed leaves the list of events open.
   const log = JSON.parse(/\]\s*\}\s*$/.test(text) ? text : `${text.trimEnd().replace(/,$/, "")}]}`);
-  const names = Object.entries(log.constants.logEventTypes)
-    .filter(([name]) => name === "HOST_RESOLVER_MANAGER_REQUEST" || name === "URL_REQUEST_START_JOB")
-    .map(([, number]) => number);
-  const hosts = log.events.filter(({ type }) => names.includes(type)).flatMap(({ params }) => {
-    const address = params?.url ?? params?.host;
-    if (!address || /^(chrome|chrome-extension|data|blob|about):/.test(address)) return [];
-    const url = /^\w+:\/\//.test(address) ? address : `http://${address}`;
-    return [new URL(url).hostname];
-  });
-  return [...new Set(hosts)];
+  const kinds = ["HOST_RESOLVER_MANAGER_REQUEST", "URL_REQUEST_START_JOB"];
+  const numbers = kinds.map((kind) => log.constants.logEventTypes[kind]);
+  const hosts = new Set();
+  for (const { type, params = {} } of log.events) {
+    const key = `${params.network_anonymization_key} ${params.initiator}`;
+    const address = params.url ?? params.host;
+    if (!numbers.includes(type) || !address || !ours.some((host) => key.includes(host))) continue;
+    if (/^(data|blob|about):/.test(address)) continue;
+    const url = new URL(/^\w+:\/\//.test(address) ? address : `http://${address}`);
+    // The names of host candidates are asked on the own link only, by multicast.
+    if (!url.hostname.endsWith(".local") && url.host !== NOBODY) hosts.add(url.hostname);
+  }
+  return [...hosts];
 }
 
 /** Where pictures of pages go; git does not see them. */

@@ -26,8 +26,7 @@ export const KEY = "a-key-of-the-browser-tests";
 /**
  * Starts a daemon.
  * @param {object} options
- * @param {string} [options.config] TOML below the tables' headers that are set here
- * @param {Record<string, string>} [options.tables] further keys by table, as TOML lines
+ * @param {Record<string, string>} [options.tables] keys by table, as lines of TOML
  * @param {string} [options.namespace] where it runs
  */
 export async function startDaemon({ tables = {}, namespace } = {}) {
@@ -35,7 +34,8 @@ export async function startDaemon({ tables = {}, namespace } = {}) {
   const file = path.join(folder, "turncast.toml");
   await writeFile(file, configuration(folder, tables));
   const [program, ...args] = execIn(namespace, [BINARY, "run", "--config", file]);
-  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], env: cleanEnvironment() });
+  const stdio = ["ignore", "pipe", "pipe"];
+  const child = spawn(program, args, { stdio, env: cleanEnvironment() });
   const daemon = new Daemon(child, folder, namespace);
   await daemon.ready();
   return daemon;

@@ -72,6 +72,16 @@ export class Network {
     return JSON.parse(stdout).nftables.find((entry) => entry.counter).counter.packets;
   }
 
+  /** Drops a client's UDP at its router, or lets it pass again. Its TCP goes on. */
+  async cutUdp(which, cut) {
+    await this.#shell(`r${which}`, cut
+      ? ["nft insert rule ip filter forward meta l4proto udp drop"]
+      : [
+        "nft -a list chain ip filter forward | sed -n 's/.*udp drop # handle //p' |",
+        "  xargs -n 1 nft delete rule ip filter forward handle",
+      ]);
+  }
+
   async remove() {
     for (const name of this.#namespaces.splice(0).reverse()) {
       await run("ip", ["netns", "delete", name]).catch(() => {});
@@ -176,7 +186,8 @@ export class Network {
       "  chain out { type filter hook output priority 0;",
       "    oifname lo accept",
       // The other side's addresses are met by connectivity checks; that is WebRTC's business.
-      "    ip daddr { 203.0.113.0/24, 10.0.0.0/8 } accept",
+      // Multicast stays on the own link: it is how names of host candidates are asked for.
+      "    ip daddr { 203.0.113.0/24, 10.0.0.0/8, 224.0.0.0/4 } accept",
       "    counter name stray; }",
       "}",
       "RULES",

@@ -5,10 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use turncast::credentials::{Entropy, Grants, SharedSecrets};
+use turncast::credentials::{Entropy, Grants, SharedSecrets, userhash};
 use turncast::metrics::Metrics;
 use turncast::net::Now;
-use turncast::stun::{Class, Message, Method, TransactionId, Writer, attr, long_term_key};
+use turncast::stun::{
+    Class, Integrity, LongTermKeys, Message, Method, PASSWORD_ALGORITHMS_OFFERED,
+    PasswordAlgorithm, TransactionId, Writer, attr,
+};
 use turncast::telemetry::Secret;
 use turncast::turn::{
     Action, Actions, FiveTuple, FixedUser, HEADROOM, Limits, Options, RelayAddress, RelayId,
@@ -98,12 +101,24 @@ impl Script {
         }
         self.counter = self.counter.wrapping_add(1);
         let id = TransactionId([self.counter; 12]);
-        let key = long_term_key("alice", REALM, "wonder");
+        let keys = LongTermKeys::derive("alice", REALM, "wonder");
         let writer = fill(Writer::new(Class::Request, method, id))
-            .attribute(attr::USERNAME, b"alice")
             .attribute(attr::REALM, REALM.as_bytes())
             .attribute(attr::NONCE, &self.nonce);
-        self.client_says(self.client, &writer.finish(Some(&key), false));
+        // Every other request as a client of RFC 8489 sends it.
+        let datagram = if self.counter.is_multiple_of(2) {
+            let algorithm = PasswordAlgorithm::Sha256;
+            writer
+                .attribute(attr::USERHASH, &userhash("alice", REALM))
+                .attribute(attr::PASSWORD_ALGORITHM, &algorithm.value())
+                .attribute(attr::PASSWORD_ALGORITHMS, &PASSWORD_ALGORITHMS_OFFERED)
+                .integrity(Integrity::Sha256, keys.by(algorithm))
+                .finish(None, false)
+        } else {
+            let writer = writer.attribute(attr::USERNAME, b"alice");
+            writer.finish(Some(keys.by(PasswordAlgorithm::Md5)), false)
+        };
+        self.client_says(self.client, &datagram);
     }
 
     fn client_says(&mut self, client: SocketAddr, datagram: &[u8]) {
@@ -191,6 +206,7 @@ fn options() -> Options {
             password: Secret::new("wonder".to_owned()),
         }],
         shared_secrets: SharedSecrets::default(),
+        strict_expiry: false,
         allow_peers: vec!["192.0.2.0/24".parse().expect("a constant prefix")],
         deny_peers: Vec::new(),
         host_addresses: vec![own],

@@ -1,0 +1,152 @@
+//! The keys of a long-term credential (RFC 8489, sections 9.2.2 and 18.5), and the algorithms that
+//! derive them, as PASSWORD-ALGORITHM and PASSWORD-ALGORITHMS name them.
+//!
+//! Texts are taken as they are: whoever configures or receives them has applied the OpaqueString
+//! profile.
+
+use std::fmt;
+
+use ring::digest::{SHA256, digest};
+
+use super::Integrity;
+
+/// How a key is derived from a password (RFC 8489, section 18.5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordAlgorithm {
+    /// 0x0001; also what a client means that says nothing.
+    Md5,
+    /// 0x0002.
+    Sha256,
+}
+
+/// The value of PASSWORD-ALGORITHMS in every challenge (RFC 8489, section 14.11): the better one
+/// first, because a client takes the first that it knows. Neither has parameters.
+///
+/// ```text
+/// 0x0002 | 0 | 0x0001 | 0       algorithm (16), length of its parameters (16), twice
+/// ```
+pub const PASSWORD_ALGORITHMS_OFFERED: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
+
+impl PasswordAlgorithm {
+    /// Reads the value of PASSWORD-ALGORITHM; `None` unless it is one of those offered.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        match value {
+            [0, 1, 0, 0] => Some(Self::Md5),
+            [0, 2, 0, 0] => Some(Self::Sha256),
+            _ => None,
+        }
+    }
+
+    /// The value of PASSWORD-ALGORITHM (RFC 8489, section 14.12).
+    pub const fn value(self) -> [u8; 4] {
+        match self {
+            Self::Md5 => [0, 1, 0, 0],
+            Self::Sha256 => [0, 2, 0, 0],
+        }
+    }
+}
+
+/// Both keys of one credential: each request says anew by which of them it is signed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LongTermKeys {
+    md5: [u8; 16],
+    sha256: [u8; 32],
+}
+
+impl LongTermKeys {
+    /// The keys of `username` with `password` in `realm`.
+    pub fn derive(username: &str, realm: &str, password: &str) -> Self {
+        let text = format!("{username}:{realm}:{password}");
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+        Self { md5: long_term_key(username, realm, password), sha256 }
+    }
+
+    /// Keys that are no text's hash: those of nobody, drawn at random.
+    pub const fn from_raw(md5: [u8; 16], sha256: [u8; 32]) -> Self {
+        Self { md5, sha256 }
+    }
+
+    /// The key by `algorithm`: 16 bytes, or 32.
+    pub const fn by(&self, algorithm: PasswordAlgorithm) -> &[u8] {
+        match algorithm {
+            PasswordAlgorithm::Md5 => &self.md5,
+            PasswordAlgorithm::Sha256 => &self.sha256,
+        }
+    }
+}
+
+/// A key is as good as the password, so it never prints.
+impl fmt::Debug for LongTermKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The key by MD5: of `username:realm:password` (RFC 8489, section 18.5.1.1).
+pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
+    let key = webrtc_turn::auth::generate_auth_key(username, realm, password);
+    key.try_into().expect("an MD5 digest has 16 bytes")
+}
+
+/// What an answer is signed with: the keys of who sent the request, and which of them and which
+/// attribute the request asked for (RFC 8489, section 9.2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signer {
+    /// The keys of the credential.
+    pub keys: LongTermKeys,
+    /// Which of them.
+    pub algorithm: PasswordAlgorithm,
+    /// The attribute of the answer.
+    pub integrity: Integrity,
+    /// Whether MESSAGE-INTEGRITY stands in front of MESSAGE-INTEGRITY-SHA256, for a client that
+    /// knows no other.
+    pub also_sha1: bool,
+}
+
+impl Signer {
+    /// The key of the HMAC.
+    pub const fn key(&self) -> &[u8] {
+        self.keys.by(self.algorithm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // From `printf %s user:realm:pass | md5sum` and `| sha256sum`; section 9.2.2 has the first.
+    #[test]
+    fn keys_are_the_hashes_of_name_realm_and_password() {
+        let keys = LongTermKeys::derive("user", "realm", "pass");
+        let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(hex(keys.by(PasswordAlgorithm::Md5)), "8493fbc53ba582fb4c044c456bdc40eb");
+        assert_eq!(hex(keys.by(PasswordAlgorithm::Sha256)), SHA256_OF_USER_REALM_PASS);
+        assert_eq!(format!("{keys:?}"), "***");
+    }
+
+    #[test]
+    fn an_algorithm_is_read_as_it_is_written_and_nothing_else_is() {
+        let mut offered = Vec::new();
+        for algorithm in [PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5] {
+            assert_eq!(PasswordAlgorithm::parse(&algorithm.value()), Some(algorithm));
+            offered.extend(algorithm.value());
+        }
+        assert_eq!(offered, PASSWORD_ALGORITHMS_OFFERED);
+        let refused: [&[u8]; 7] = [
+            &[],
+            &[0, 2],
+            &[0, 2, 0],
+            &[0, 0, 0, 0],
+            &[0, 3, 0, 0],
+            &[0, 2, 0, 4, 1, 2, 3, 4],
+            &[0, 2, 0, 0, 0],
+        ];
+        for value in refused {
+            assert_eq!(PasswordAlgorithm::parse(value), None, "{value:?}");
+        }
+    }
+
+    const SHA256_OF_USER_REALM_PASS: &str =
+        "07e934117abd40836e7c6329b54731b2b2d2a5f9a71f544922d75e0730d8251b";
+}

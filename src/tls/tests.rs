@@ -1,0 +1,161 @@
+use std::fs;
+use std::path::PathBuf;
+
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use tempfile::TempDir;
+
+use super::*;
+
+/// A certificate for 2020 to 2040, and its key.
+struct Pair {
+    directory: TempDir,
+}
+
+/// 2026-01-01.
+const NOW: u64 = 1_767_225_600;
+
+impl Pair {
+    fn new() -> Self {
+        let pair = Self { directory: tempfile::tempdir().expect("a directory") };
+        let key = KeyPair::generate().expect("a key");
+        let mut params =
+            CertificateParams::new(vec!["live.example".to_owned()]).expect("parameters");
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2040, 1, 1);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        pair.write("cert.pem", certificate.pem());
+        pair.write("key.pem", key.serialize_pem());
+        pair
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.path(name), text).expect("a file");
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).expect("a file")
+    }
+
+    fn load_at(&self, certificate: &str, key: &str, unix_secs: u64) -> Result<(), String> {
+        load_at(&self.path(certificate), &self.path(key), unix_secs)
+            .map(|_| ())
+            .map_err(|err| err.to_string())
+    }
+
+    /// Why the two files are refused.
+    fn refusal(&self, certificate: &str, key: &str) -> String {
+        self.load_at(certificate, key, NOW).expect_err("they are refused")
+    }
+}
+
+#[test]
+fn a_good_pair_speaks_http_1_1() {
+    let pair = Pair::new();
+    let config = load_at(&pair.path("cert.pem"), &pair.path("key.pem"), NOW).expect("a good pair");
+    assert_eq!(config.alpn_protocols, [b"http/1.1".to_vec()]);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let pair = Pair::new();
+    let text = pair.refusal("none.pem", "key.pem");
+    assert!(text.contains("none.pem") && text.contains("check the path"), "{text}");
+    let text = pair.refusal("cert.pem", "none.pem");
+    assert!(text.contains("none.pem"), "{text}");
+}
+
+#[test]
+fn the_key_of_another_certificate_is_refused() {
+    let (pair, other) = (Pair::new(), Pair::new());
+    pair.write("other.pem", other.read("key.pem"));
+    let text = pair.refusal("cert.pem", "other.pem");
+    assert!(text.contains("other.pem does not belong to the certificate in"), "{text}");
+    assert!(text.contains("cert.pem"), "{text}");
+}
+
+#[test]
+fn swapped_files_are_recognised() {
+    let pair = Pair::new();
+    let text = pair.refusal("key.pem", "cert.pem");
+    assert!(text.contains("key.pem holds no certificate; it holds a private key"), "{text}");
+    let text = pair.refusal("cert.pem", "cert.pem");
+    assert!(text.contains("cert.pem holds no private key; it holds a certificate"), "{text}");
+}
+
+#[test]
+fn files_of_another_form_are_told_how_to_become_pem() {
+    let pair = Pair::new();
+    pair.write("empty.pem", "");
+    pair.write("cert.der", [0x30, 0x82, 1, 0]);
+    pair.write("cut.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n");
+    pair.write(
+        "locked.pem",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    pair.write("noise.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    for (certificate, key, part) in [
+        ("empty.pem", "key.pem", "empty.pem holds no certificate"),
+        ("cert.der", "key.pem", "openssl x509 -inform der"),
+        ("cut.pem", "key.pem", "cut.pem is not a PEM file"),
+        ("cert.pem", "locked.pem", "its key is encrypted"),
+        ("cert.pem", "empty.pem", "empty.pem holds no private key"),
+        ("noise.pem", "key.pem", "noise.pem cannot be used with the key in"),
+    ] {
+        let text = pair.refusal(certificate, key);
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_certificate_out_of_its_time_is_refused() {
+    let pair = Pair::new();
+    let at = |unix_secs| pair.load_at("cert.pem", "key.pem", unix_secs);
+    // 2040-01-01 and 2020-01-01.
+    let (end, start) = (2_208_988_800, 1_577_836_800);
+    assert_eq!(at(end), Ok(()));
+    let text = at(end + 3 * 86_400).expect_err("it is over");
+    assert!(text.contains("cert.pem expired 3 days ago; renew it"), "{text}");
+    assert_eq!(at(start), Ok(()));
+    let text = at(start - 3600).expect_err("it has not begun");
+    assert!(text.contains("valid only in 60 minutes; is this machine's clock right?"), "{text}");
+}
+
+#[test]
+fn dates_are_read_in_both_spellings() {
+    let pair = Pair::new();
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec!["live.example".to_owned()]).expect("parameters");
+    // RFC 5280: years to 2049 have two digits, later ones four.
+    params.not_before = date_time_ymd(1999, 12, 31);
+    params.not_after = date_time_ymd(2100, 3, 1);
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let validity = Validity::read(certificate.der()).expect("two dates");
+    assert_eq!(validity.not_before, 946_598_400);
+    assert_eq!(validity.not_after, 4_107_542_400);
+    pair.write("cert.pem", certificate.pem());
+    pair.write("key.pem", key.serialize_pem());
+    assert_eq!(pair.load_at("cert.pem", "key.pem", NOW), Ok(()));
+}
+
+#[test]
+fn a_cut_or_mangled_certificate_has_no_dates_and_no_panic() {
+    let pair = Pair::new();
+    let chain = read_chain(&pair.path("cert.pem")).expect("a chain");
+    let der = chain[0].as_ref();
+    assert!(Validity::read(der).is_some());
+    for len in 0..der.len() {
+        assert_eq!(Validity::read(&der[..len]), None, "a certificate cut to {len} bytes");
+    }
+    let mut mangled = der.to_vec();
+    for index in 0..mangled.len().min(300) {
+        for byte in [0x00, 0x7f, 0x80, 0x84, 0xff] {
+            let was = std::mem::replace(&mut mangled[index], byte);
+            let _ = Validity::read(&mangled);
+            mangled[index] = was;
+        }
+    }
+}
