@@ -104,7 +104,7 @@ section! {
 }
 
 section! {
-    /// With both files the web listener speaks HTTPS.
+    /// With both files the web listener speaks HTTPS, and `turn.listen` may hold `tls://`.
     Tls {
         /// The certificate with its chain, PEM.
         certificate: Option<PathBuf> = Unset(r#""/etc/turncast/fullchain.pem""#), FILE;
@@ -116,10 +116,13 @@ section! {
 section! {
     /// The TURN relay.
     Turn {
-        /// Where clients reach the relay. A bare address means every unencrypted transport built
-        /// so far, which is UDP.
+        /// Where clients reach the relay: over UDP (`udp://`), TCP (`tcp://`), or TLS (`tls://`,
+        /// with the certificate of [tls]). A bare address means UDP and TCP.
         listen: List<TurnListen> = Is(r#"["127.0.0.1:3478"]"#),
-            Text("IP addresses with a port, such as \"0.0.0.0:3478\" or \"udp://[::]:3478\"");
+            Text(
+                "IP addresses with a port, such as \"0.0.0.0:3478\", \"udp://[::]:3478\" or \
+                 \"tls://0.0.0.0:5349\""
+            );
         /// The realm of every challenge.
         realm: TurnName = Is(r#""turncast""#),
             Text("1 to 127 characters, no control characters, quotes or backslashes");
@@ -206,6 +209,17 @@ section! {
         unauthenticated_per_prefix_per_sec: u32 = Is("200"), Whole(0, 10_000_000);
         /// How many of them at once.
         unauthenticated_burst: u32 = Is("2000"), Whole(1, 10_000_000);
+        /// Clients over TCP and TLS in all. A handshake and a write that does not go on may take as
+        /// long as web.limits says.
+        connections: u32 = Is("4096"), Whole(1, 1_000_000);
+        /// Clients over TCP and TLS of one address (IPv6: of one /64).
+        connections_per_address: u32 = Is("256"), Whole(1, 1_000_000);
+        /// How long such a client may say nothing while it has no allocation.
+        idle_secs: u32 = Is("30"), Whole(1, 3600);
+        /// How long one of its messages may take to arrive.
+        half_message_secs: u32 = Is("10"), Whole(1, 300);
+        /// Bytes that wait for such a client to read them; what peers send beyond is dropped.
+        write_queue_bytes: u32 = Is("262144"), Whole(131_072, 1_073_741_824);
     }
 }
 

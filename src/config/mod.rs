@@ -28,7 +28,7 @@ pub use secrets::Secrets;
 pub use values::{
     BroadcastKeyEntry, CredentialHash, DefaultFamily, Host, HostName, IcePolicy, List,
     LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName,
-    UserEntry,
+    TurnScheme, UserEntry,
 };
 
 /// Why there is no configuration.

@@ -7,7 +7,7 @@ use super::keys::Config;
 use super::load::Findings;
 use super::problem::Problem;
 use super::secrets::Secrets;
-use super::values::{Host, Publish};
+use super::values::{Host, Publish, TurnListen, TurnScheme};
 use crate::net::Prefix;
 
 /// Checks `config` as a whole.
@@ -22,7 +22,7 @@ pub(super) fn check(config: &Config, secrets: &Secrets, findings: &mut Findings)
 impl Config {
     /// Whether nobody but this computer reaches any listener.
     pub fn is_loopback_only(&self) -> bool {
-        let turn = self.turn.listen.iter().map(|listen| listen.0);
+        let turn = self.turn.listen.iter().map(|listen| listen.address);
         let tcp = self.web.listen.iter().chain(&*self.admin.listen).copied();
         tcp.chain(turn).all(|address| is_loopback(address.ip()))
     }
@@ -44,9 +44,20 @@ fn listeners(config: &Config, findings: &mut Findings) {
     for (key, address) in web.chain(admin) {
         claim(key, address, &mut taken, findings);
     }
+    let turn_over = |udp: bool| {
+        let schemes = config
+            .turn
+            .listen
+            .iter()
+            .flat_map(|listen| listen.schemes().iter().map(|scheme| (*scheme, listen.address)));
+        schemes.filter(move |(scheme, _)| (*scheme == TurnScheme::Udp) == udp)
+    };
+    for (_, address) in turn_over(false) {
+        claim("turn.listen", address, &mut taken, findings);
+    }
     let mut taken = Vec::new();
-    for listen in &*config.turn.listen {
-        claim("turn.listen", listen.0, &mut taken, findings);
+    for (_, address) in turn_over(true) {
+        claim("turn.listen", address, &mut taken, findings);
     }
     if config.turn.listen.is_empty() {
         let problem = Problem::new("without a listener there is no relay");
@@ -104,7 +115,15 @@ fn tls(config: &Config, findings: &mut Findings) {
             let problem = Problem::new("a private key needs its certificate");
             findings.refuse("tls.key", problem.help("set tls.certificate to the file"));
         }
-        _ => {}
+        (None, None) => {
+            let is_tls = |listen: &&TurnListen| listen.scheme == Some(TurnScheme::Tls);
+            if let Some(listen) = config.turn.listen.iter().find(is_tls) {
+                let title = format!("tls://{} needs a certificate", listen.address);
+                let help = "set tls.certificate and tls.key, or use tcp://";
+                findings.refuse("turn.listen", Problem::new(title).help(help));
+            }
+        }
+        (Some(_), Some(_)) => {}
     }
 }
 
@@ -123,9 +142,9 @@ fn relay(config: &Config, findings: &mut Findings) {
         );
         findings.warn("turn.limits.allocations", Problem::new(title));
     }
-    for listen in &*turn.listen {
-        if (ports.first..=ports.last).contains(&listen.0.port()) {
-            let title = format!("port {} of turn.listen is one of them", listen.0.port());
+    for listen in turn.listen.iter().filter(|l| l.schemes().contains(&TurnScheme::Udp)) {
+        if (ports.first..=ports.last).contains(&listen.address.port()) {
+            let title = format!("port {} of turn.listen is one of them", listen.address.port());
             findings.warn("turn.relay_ports", Problem::new(title).help("keep the two apart"));
         }
     }
@@ -173,7 +192,7 @@ fn bandwidth(config: &Config, findings: &mut Findings) {
 
 fn alternate_server(config: &Config, findings: &mut Findings) {
     for server in &*config.turn.alternate_server {
-        let ours = config.turn.listen.iter().any(|listen| listen.0 == *server);
+        let ours = config.turn.listen.iter().any(|listen| listen.address == *server);
         if server.port() == 0 || server.ip().is_unspecified() || server.ip().is_multicast() {
             let problem = Problem::new(format!("nobody can be sent to {server}"));
             findings.refuse("turn.alternate_server", problem.help("name an address and a port"));

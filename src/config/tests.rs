@@ -167,11 +167,18 @@ fn a_wrong_listener_is_told_the_right_form() {
     assert_says(&web("\"10.0.0.1\""), &["the port is missing", "\"10.0.0.1:8080\""]);
     assert_says(&web("8080"), &["web.listen: this does not fit here", "allowed: IP addresses"]);
     let turn = |value: &str| mistake(&format!("[turn]\nlisten = {value}\n"));
-    assert_says(&turn("\"tls://0.0.0.0:5349\""), &["tls:// is not built yet"]);
+    let without_certificate = ["tls://0.0.0.0:5349 needs a certificate", "or use tcp://"];
+    assert_says(&turn("\"tls://0.0.0.0:5349\""), &without_certificate);
+    assert_says(&turn("\"turns://0.0.0.0:1\""), &["did you mean \"tls://0.0.0.0:1\"?"]);
+    assert_says(&turn("\"dtls://0.0.0.0:1\""), &["dtls:// is not built"]);
     assert_says(&turn("\"upd://0.0.0.0:3478\""), &["did you mean \"udp://0.0.0.0:3478\"?"]);
     assert_says(&turn("[]"), &["without a listener there is no relay"]);
-    let loaded = parse("[turn]\nlisten = [\"udp://[::1]:3478\", \"127.0.0.1:3478\"]\n");
-    assert_eq!(loaded.expect("both forms").config.turn.listen.len(), 2);
+    let all = r#"["udp://[::1]:3478", "127.0.0.1:3478", "tcp://[::1]:3478", "tls://[::1]:5349"]"#;
+    let tls = "[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n";
+    let loaded = parse(&format!("[turn]\nlisten = {all}\n{tls}")).expect("all forms");
+    let (udp, tcp, tls) = (TurnScheme::Udp, TurnScheme::Tcp, TurnScheme::Tls);
+    let schemes: Vec<_> = loaded.config.turn.listen.iter().map(|l| l.schemes()).collect();
+    assert_eq!(schemes, [&[udp][..], &[udp, tcp], &[tcp], &[tls]]);
 }
 
 #[test]
@@ -185,6 +192,16 @@ fn a_listener_stands_there_once() {
         &["admin.listen: 127.0.0.1:8080 is in use by web.listen already", "t.toml:2:10"],
     );
     parse("[web]\nlisten = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n").expect("port 0 is always free");
+    // A bare address of the relay is a port of TCP as well.
+    assert_says(
+        &mistake("[turn]\nlisten = [\"127.0.0.1:8080\"]\n"),
+        &["turn.listen: 127.0.0.1:8080 is in use by web.listen already"],
+    );
+    assert_says(
+        &mistake("[turn]\nlisten = [\"127.0.0.1:1\", \"tcp://127.0.0.1:1\"]\n"),
+        &["turn.listen: 127.0.0.1:1 stands there twice"],
+    );
+    parse("[turn]\nlisten = [\"udp://127.0.0.1:8080\"]\n").expect("UDP has ports of its own");
 }
 
 #[test]
@@ -401,7 +418,7 @@ fn the_environment_overrides_the_file() {
     )
     .expect("every override is right");
     assert_eq!(loaded.config.turn.realm.text(), "2026");
-    assert_eq!(loaded.config.turn.listen[0].0.port(), 7);
+    assert_eq!(loaded.config.turn.listen[0].address.port(), 7);
     assert_eq!(loaded.config.web.listen.len(), 2);
     assert_eq!(loaded.config.turn.limits.allocations_per_user, 3);
     assert!(matches!(&loaded.config.public_host, Host::Is(n) if n.text() == "live.example.org"));

@@ -239,20 +239,59 @@ impl Written for Origin {
 
 /// An address that the relay listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TurnListen(pub SocketAddr);
+pub struct TurnListen {
+    /// How clients come; without a scheme over UDP and TCP.
+    pub scheme: Option<TurnScheme>,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+/// How clients of the relay come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnScheme {
+    /// `udp://`
+    Udp,
+    /// `tcp://`
+    Tcp,
+    /// `tls://`
+    Tls,
+}
+
+impl TurnListen {
+    /// What it stands for.
+    pub const fn schemes(self) -> &'static [TurnScheme] {
+        match self.scheme {
+            None => &[TurnScheme::Udp, TurnScheme::Tcp],
+            Some(TurnScheme::Udp) => &[TurnScheme::Udp],
+            Some(TurnScheme::Tcp) => &[TurnScheme::Tcp],
+            Some(TurnScheme::Tls) => &[TurnScheme::Tls],
+        }
+    }
+}
 
 impl Written for TurnListen {
     fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, address) = text.split_once("://").unwrap_or(("udp", text));
-        match scheme {
-            "udp" => {
-                SocketAddr::parse(address).map(Self).map_err(|why| why.replace("8080", "3478"))
+        let (scheme, address) = match text.split_once("://") {
+            None => (None, text),
+            Some(("udp", address)) => (Some(TurnScheme::Udp), address),
+            Some(("tcp", address)) => (Some(TurnScheme::Tcp), address),
+            Some(("tls", address)) => (Some(TurnScheme::Tls), address),
+            Some(("dtls", _)) => {
+                return Err("dtls:// is not built; no browser speaks it".to_owned());
             }
-            "tcp" | "tls" => {
-                Err(format!("{scheme}:// is not built yet; this version speaks udp://"))
+            Some((scheme, address)) => {
+                let known = ["udp", "tcp", "tls"];
+                let near = super::problem::nearest(scheme, known).unwrap_or(match scheme {
+                    "turns" | "https" | "ssl" => "tls",
+                    _ => "udp",
+                });
+                return Err(format!(
+                    "{scheme}:// is no transport; did you mean \"{near}://{address}\"?"
+                ));
             }
-            _ => Err(format!("{scheme}:// is no transport; did you mean \"udp://{address}\"?")),
-        }
+        };
+        let address = SocketAddr::parse(address).map_err(|why| why.replace("8080", "3478"))?;
+        Ok(Self { scheme, address })
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn relay_addresses(config: &Config, host: &[IpAddr]) -> Vec<RelayAddr
         return pairs.iter().map(|p| RelayAddress { public: p.public, local: p.local }).collect();
     }
     let listen: Vec<IpAddr> =
-        config.turn.listen.iter().map(|listen| listen.0.ip().to_canonical()).collect();
+        config.turn.listen.iter().map(|listen| listen.address.ip().to_canonical()).collect();
     let found: Vec<RelayAddress> = if listen.iter().all(IpAddr::is_loopback) {
         Vec::new()
     } else {

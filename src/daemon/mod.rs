@@ -6,6 +6,7 @@
 //! configuration and bind nothing. Reload and socket activation are not built yet.
 
 mod addresses;
+mod clients;
 mod options;
 mod pages;
 mod report;
@@ -13,7 +14,7 @@ mod running;
 mod state;
 mod supervise;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -194,7 +195,8 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
         options::shared_secrets(loaded).sign(name, expiry).ok_or(Error::NoSharedSecret)?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let turn = options::turn_listen(config);
-    let asked = report::pages(config, &turn, &host);
+    let addresses: Vec<SocketAddr> = turn.iter().map(|listener| listener.address).collect();
+    let asked = report::pages(config, &addresses, &host);
     let answer = serde_json::json!({
         "urls": report::ice_urls(config, asked.as_deref(), &turn),
         "username": credential.username,

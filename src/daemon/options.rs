@@ -2,13 +2,15 @@
 
 use crate::config::{
     Config, CredentialHash, DefaultFamily, Host, IcePolicy, Loaded, LogFormat, LogLevel, Secrets,
-    TurnListen,
+    TurnScheme,
 };
 use crate::credentials::{self, SharedSecrets};
 use crate::telemetry::{self, LogOptions};
-use crate::turn::{self, FixedUser, RelayAddress};
+use crate::turn::{self, FixedUser, RelayAddress, Transport};
+use crate::web::TurnListener;
 use crate::{relay, signal};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::time::Duration;
 
 /// What the log is to be.
 pub(super) fn log(config: &Config) -> LogOptions {
@@ -92,9 +94,19 @@ fn fixed_users(secrets: &Secrets) -> Vec<FixedUser> {
 
 /// The relay's threads.
 pub(super) fn relay(config: &Config) -> relay::Options {
+    let limits = &config.turn.limits;
     relay::Options {
-        listen: turn_listen(config),
+        listen: turn_listen(config)
+            .into_iter()
+            .filter(|listen| listen.transport == Transport::Udp)
+            .map(|listen| listen.address)
+            .collect(),
         workers: workers(config),
+        streams: relay::StreamLimits {
+            idle: secs(limits.idle_secs),
+            half_message: secs(limits.half_message_secs),
+            write_queue_bytes: limits.write_queue_bytes as usize,
+        },
         ..relay::Options::default()
     }
 }
@@ -107,9 +119,23 @@ pub(super) fn workers(config: &Config) -> usize {
     }
 }
 
-/// The UDP addresses that the relay listens on.
-pub(super) fn turn_listen(config: &Config) -> Vec<SocketAddr> {
-    config.turn.listen.iter().map(|TurnListen(address)| *address).collect()
+const fn secs(secs: u32) -> Duration {
+    Duration::from_secs(secs as u64)
+}
+
+/// Where the relay listens, a bare address being two listeners.
+pub(super) fn turn_listen(config: &Config) -> Vec<TurnListener> {
+    let listeners = config.turn.listen.iter().flat_map(|listen| {
+        listen.schemes().iter().map(|scheme| TurnListener {
+            transport: match scheme {
+                TurnScheme::Udp => Transport::Udp,
+                TurnScheme::Tcp => Transport::Tcp,
+                TurnScheme::Tls => Transport::Tls,
+            },
+            address: listen.address,
+        })
+    });
+    listeners.collect()
 }
 
 /// The hub.
@@ -141,7 +167,7 @@ pub(super) fn public_host(config: &Config) -> Option<String> {
 }
 
 /// The limit of allocations: the configured one, else what `descriptors` leave beside the
-/// connections of the web side and the daemon's own files.
+/// connections of the pages and of the relay and the daemon's own files.
 pub(super) fn allocations(config: &Config, descriptors: u64) -> u32 {
     match config.turn.limits.allocations {
         0 => {
@@ -167,19 +193,26 @@ pub(super) fn no_default_family(config: &Config, relay: &[RelayAddress]) -> Opti
 pub(super) fn too_few_descriptors(config: &Config, descriptors: u64) -> Option<String> {
     let allocations = u64::from(config.turn.limits.allocations);
     let wanted = allocations + reserved(config);
-    let connections = config.web.limits.connections;
+    let pages = config.web.limits.connections;
+    let relay = config.turn.limits.connections;
     (wanted > descriptors && (allocations != 0 || reserved(config) > descriptors / 2)).then(|| {
         format!(
-            "turn.limits.allocations ({}) and web.limits.connections ({connections}) could need \
-             {wanted} open files, and the hard limit is {descriptors}: raise it (LimitNOFILE= in \
-             the unit, ulimit -Hn) or lower them",
+            "turn.limits.allocations ({}), turn.limits.connections ({relay}) and \
+             web.limits.connections ({pages}) could need {wanted} open files, and the hard limit \
+             is {descriptors}: raise it (LimitNOFILE= in the unit, ulimit -Hn) or lower them",
             if allocations == 0 { "what is left".to_owned() } else { allocations.to_string() }
         )
     })
 }
 
+/// An epoll descriptor belongs to each connection of the relay that has an allocation.
 fn reserved(config: &Config) -> u64 {
-    u64::from(config.web.limits.connections) + OWN_DESCRIPTORS
+    let is_stream = |listen: &TurnListener| listen.transport != Transport::Udp;
+    let of_relay = match turn_listen(config).iter().any(is_stream) {
+        true => 2 * u64::from(config.turn.limits.connections),
+        false => 0,
+    };
+    u64::from(config.web.limits.connections) + of_relay + OWN_DESCRIPTORS
 }
 
 /// Listeners of every worker, epoll and wake-up descriptors, log, lock.

@@ -17,10 +17,13 @@ use crate::edge::{self, Gate, Listener};
 use crate::metrics::{Heartbeats, Metrics};
 use crate::relay;
 use crate::signal::{BroadcastKey, Hub};
-use crate::web::{self, Admin, AdminOptions, HubHandle, HubOptions, Web};
+use crate::web::{self, Admin, AdminOptions, HubHandle, HubOptions, TurnListener, Web};
 
 /// Connections of the operator's listener, which has places of its own.
 const ADMIN_CONNECTIONS: u32 = 64;
+
+/// Who has a port of the pages, most likely.
+const RIVAL: &str = "; is another turncast or web server running?";
 
 /// How long a page waits until it comes back after a restart.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -38,9 +41,9 @@ impl Bound {
     /// [`Error::Bind`] names the listener.
     pub(super) fn bind(config: &Config) -> Result<Self, Error> {
         let scheme = if config.is_https() { "https" } else { "http" };
-        let web = config.web.listen.iter().map(|address| bind(scheme, *address));
+        let web = config.web.listen.iter().map(|address| bind(scheme, *address, RIVAL));
         let web = web.collect::<Result<_, _>>()?;
-        let admin = config.admin.listen.iter().map(|address| bind("http", *address));
+        let admin = config.admin.listen.iter().map(|address| bind("http", *address, RIVAL));
         Ok(Self { web, admin: admin.collect::<Result<_, _>>()? })
     }
 
@@ -55,11 +58,19 @@ impl Bound {
     }
 }
 
-fn bind(scheme: &str, address: SocketAddr) -> Result<Listener, Error> {
+/// Binds a listener; `rival` says who may have the port.
+///
+/// # Errors
+/// [`Error::Bind`] names the listener.
+pub(super) fn bind(
+    scheme: &str,
+    address: SocketAddr,
+    rival: &'static str,
+) -> Result<Listener, Error> {
     Listener::bind(address).map_err(|source| Error::Bind {
         listener: format!("{scheme}://{address}"),
         hint: match source.kind() {
-            ErrorKind::AddrInUse => "; is another turncast or web server running?",
+            ErrorKind::AddrInUse => rival,
             ErrorKind::AddrNotAvailable => "; it is no address of this host",
             ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
             _ => "",
@@ -75,7 +86,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) state: PathBuf,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     /// Where the relay listens.
-    pub(super) turn: Vec<SocketAddr>,
+    pub(super) turn: Vec<TurnListener>,
     pub(super) relay: relay::Handle,
     pub(super) grants: Arc<Grants>,
     pub(super) metrics: Arc<Metrics>,
@@ -196,11 +207,12 @@ fn edge_limits(config: &Config) -> edge::Limits {
         handshake: secs(limits.handshake_secs),
         write_stall: secs(limits.write_stall_secs),
         trusted_proxies: config.web.trusted_proxies.to_vec(),
+        ..edge::Limits::default()
     }
 }
 
 /// Pages and WebSockets; `turn` is where the relay listens, with real ports.
-fn web_options(loaded: &Loaded, turn: Vec<SocketAddr>) -> web::Options {
+fn web_options(loaded: &Loaded, turn: Vec<TurnListener>) -> web::Options {
     let config = &loaded.config;
     web::Options {
         public_host: options::public_host(config),

@@ -10,7 +10,7 @@ use super::options;
 use crate::config::{Config, Host, Loaded, Publish};
 use crate::telemetry::Secret;
 use crate::turn::RelayAddress;
-use crate::web;
+use crate::web::{self, TurnListener};
 
 /// What is bound, or would be.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Listeners {
     /// Pages and signaling.
     pub(super) web: Vec<SocketAddr>,
     /// The relay.
-    pub(super) turn: Vec<SocketAddr>,
+    pub(super) turn: Vec<TurnListener>,
     /// Metrics and health.
     pub(super) admin: Vec<SocketAddr>,
 }
@@ -37,10 +37,14 @@ impl Listeners {
     pub(super) fn urls(&self, config: &Config) -> Vec<(String, &'static str)> {
         let scheme = scheme(config);
         let web = self.web.iter().map(|a| (format!("{scheme}://{a}"), "pages and signaling"));
-        let turn = self.turn.iter().map(|a| (format!("udp://{a}"), "TURN"));
+        let turn = self.turn.iter().map(|listener| (url(listener), "TURN"));
         let admin = self.admin.iter().map(|a| (format!("admin http://{a}"), "metrics, health"));
         web.chain(turn).chain(admin).collect()
     }
+}
+
+fn url(TurnListener { transport, address }: &TurnListener) -> String {
+    format!("{transport}://{address}")
 }
 
 fn scheme(config: &Config) -> &'static str {
@@ -92,7 +96,7 @@ pub(super) fn invite_link(pages: &str, key: &Secret<String>) -> String {
 }
 
 /// The URLs that a browser is told which reaches the pages under their own link.
-pub(super) fn ice_urls(config: &Config, pages: Option<&str>, turn: &[SocketAddr]) -> Vec<String> {
+pub(super) fn ice_urls(config: &Config, pages: Option<&str>, turn: &[TurnListener]) -> Vec<String> {
     let asked = pages.and_then(|pages| pages.split_once("://")).map_or("localhost", |(_, host)| {
         let end = host.rfind(']').map_or(0, |bracket| bracket + 1);
         host[end..].find(':').map_or(host, |colon| &host[..end + colon])
@@ -131,8 +135,8 @@ pub(super) fn greeting(
         }
         line("Watch", "the broadcast page shows the link for viewers");
     }
-    for address in &listeners.turn {
-        line("Relay", &format!("udp://{address}"));
+    for listener in &listeners.turn {
+        line("Relay", &url(listener));
     }
     for address in &listeners.admin {
         line("Operator", &format!("http://{address}/healthz and /metrics"));

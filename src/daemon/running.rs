@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::clients::{self, Clients};
 use super::pages::{Bound, Pages, Surroundings};
 use super::report::{self, Listeners};
 use super::state::State;
@@ -44,13 +45,17 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     // Whatever can fail comes before the first packet is taken.
     let tls = super::certificate(loaded)?;
     let bound = Bound::bind(config)?;
+    let streams = clients::Bound::bind(config)?;
     let follow = supervise::follow_addresses(Arc::clone(&shared), host.clone());
     let relay = Relay::start(options::relay(config), shared, &metrics, &heartbeats, &mut entropy)?;
     let listeners = Listeners {
         web: bound.web(),
-        turn: relay.local_addresses().to_vec(),
+        turn: streams.with_udp(config, relay.local_addresses()),
         admin: bound.admin(),
     };
+    let around_clients = (&metrics, &*heartbeats);
+    let mut clients =
+        Clients::serve(config, streams, &relay.streams(), tls.as_deref(), around_clients);
     let around = Surroundings {
         loaded,
         state: state.directory().to_owned(),
@@ -70,12 +75,13 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let result = tokio::select! {
         () = signals.stop() => Ok(()),
         () = pages.ended() => Err(Error::Ended("a listener of the pages")),
+        () = clients.ended() => Err(Error::Ended("a listener of the relay")),
     };
     supervise::notify(NotifyState::Stopping);
     info!("stopping");
     let deadline = Duration::from_secs(u64::from(config.shutdown_secs));
     tokio::select! {
-        () = stop(pages, relay, deadline) => {}
+        () = stop(pages, clients, relay, deadline) => {}
         () = signals.interrupted_again() => return Err(Error::Interrupted),
     }
     watch.abort();
@@ -85,8 +91,9 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
 }
 
 /// The ordered stop: pages and hub first, so that everybody hears why; the relay last.
-async fn stop(pages: Pages, relay: Relay, deadline: Duration) {
+async fn stop(pages: Pages, clients: Clients, relay: Relay, deadline: Duration) {
     let end = Instant::now() + deadline;
+    clients.stop();
     // The relay keeps a share of the time, whatever the pages take.
     if timeout(deadline.mul_f32(0.8), pages.stop()).await.is_err() {
         warn!("connections were cut at the deadline");

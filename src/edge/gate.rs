@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Limits, one_address};
-use crate::metrics::{Limit, Metrics};
+use crate::metrics::Metrics;
 
 /// The count of open connections, shared by all listeners.
 pub struct Gate {
@@ -42,14 +42,14 @@ impl Gate {
         let key = one_address(address);
         let mut open = self.lock();
         if open.all >= self.limits.connections {
-            self.metrics.limit(Limit::Connections);
+            self.metrics.limit(self.limits.connections_label);
             return None;
         }
         let address = address.to_canonical();
         let exempt = self.limits.trusted_proxies.iter().any(|proxy| proxy.contains(address));
         let here = open.by_address.get(&key).copied().unwrap_or(0);
         if !exempt && here >= self.limits.connections_per_address {
-            self.metrics.limit(Limit::ConnectionsPerAddress);
+            self.metrics.limit(self.limits.connections_per_address_label);
             return None;
         }
         open.by_address.insert(key, here + 1);
@@ -89,6 +89,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Limit;
 
     fn gate(connections: u32, per_address: u32, proxies: &[&str]) -> Arc<Gate> {
         let limits = Limits {

@@ -16,9 +16,10 @@ pub use accept::{Acceptor, Listener, serve};
 pub use gate::{Gate, Place};
 pub use stream::Stream;
 
+use crate::metrics::Limit;
 use crate::net::Prefix;
 
-/// The limits of everything that is accepted, over all listeners together.
+/// The limits of everything that is accepted through one [`Gate`], over all its listeners together.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections that are open at once.
@@ -31,6 +32,10 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Proxies that speak for many people: the limit per address does not apply to them.
     pub trusted_proxies: Vec<Prefix>,
+    /// What `connections` is counted as when it bites.
+    pub connections_label: Limit,
+    /// What `connections_per_address` is counted as when it bites.
+    pub connections_per_address_label: Limit,
 }
 
 impl Default for Limits {
@@ -41,6 +46,8 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             write_stall: Duration::from_secs(20),
             trusted_proxies: Vec::new(),
+            connections_label: Limit::Connections,
+            connections_per_address_label: Limit::ConnectionsPerAddress,
         }
     }
 }

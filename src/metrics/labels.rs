@@ -172,6 +172,16 @@ label! {
         Conns => "conns",
         /// `web.limits.conns_per_address`.
         ConnsPerAddress => "conns_per_address",
+        /// `turn.limits.connections`: TCP and TLS clients of the relay.
+        TurnConnections => "turn_connections",
+        /// `turn.limits.connections_per_address`.
+        TurnConnectionsPerAddress => "turn_connections_per_address",
+        /// `turn.limits.idle_secs`: a connection without an allocation said nothing.
+        IdleTime => "idle_time",
+        /// `turn.limits.half_message_secs`: a message began and did not end.
+        HalfMessageTime => "half_message_time",
+        /// `turn.limits.write_queue_bytes`: a TCP or TLS client reads too slowly.
+        WriteQueue => "write_queue",
     }
 }
 

@@ -194,6 +194,8 @@ pub struct Metrics {
     pub grants: Gauge,
     /// TCP connections that are open now.
     pub connections: Gauge,
+    /// Clients of the relay that are connected over TCP or TLS now.
+    pub turn_connections: Gauge,
 }
 
 impl Default for Metrics {
@@ -211,6 +213,7 @@ impl Default for Metrics {
             watchers: Gauge::default(),
             grants: Gauge::default(),
             connections: Gauge::default(),
+            turn_connections: Gauge::default(),
         }
     }
 }
@@ -354,6 +357,8 @@ impl Scrape {
         counters(out, "refusals", "Requests and messages refused", refusals)?;
         gauge(out, "conns", "WebSockets open now", m.conns.value())?;
         gauge(out, "connections", "TCP connections open now", m.connections.value())?;
+        let of_relay = m.turn_connections.value();
+        gauge(out, "turn_connections", "Clients of the relay over TCP and TLS now", of_relay)?;
         gauge(out, "rooms", "Rooms that exist now", m.rooms.value())?;
         gauge(out, "broadcasters", "Broadcasters who are members now", m.broadcasters.value())?;
         gauge(out, "watchers", "Watchers who are members now", m.watchers.value())?;

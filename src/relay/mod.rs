@@ -4,10 +4,12 @@
 //! own sockets of allocations; no packet crosses threads. What spans workers is
 //! [`turn::Shared`](crate::turn::Shared). Other threads reach the workers by a [`Handle`] only.
 //! The straight line of a packet is in `worker.rs`; system calls are in `sys/`, the only place
-//! with `unsafe`. There is no TCP here yet, and no segmentation offload.
+//! with `unsafe`. Clients over TCP and TLS are tasks of their own, see `stream/`. There is no
+//! segmentation offload yet.
 
 mod listen;
 mod shared;
+mod stream;
 mod sys;
 mod udp;
 mod worker;
@@ -15,14 +17,16 @@ mod worker;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use listen::Listeners;
 pub use shared::Handle;
 use shared::Inbox;
+use stream::Registry;
+pub use stream::{StreamLimits, Streams};
 use sys::can_set_dont_fragment;
 pub use sys::raise_descriptor_limit;
 use udp::Sockets;
@@ -44,6 +48,8 @@ pub struct Options {
     pub client_buffer_bytes: usize,
     /// Receive and send buffer of one allocation's socket.
     pub relay_buffer_bytes: usize,
+    /// What one client over TCP or TLS may take.
+    pub streams: StreamLimits,
 }
 
 impl Default for Options {
@@ -53,6 +59,7 @@ impl Default for Options {
             workers: 1,
             client_buffer_bytes: 4 << 20,
             relay_buffer_bytes: 1 << 20,
+            streams: StreamLimits::default(),
         }
     }
 }
@@ -89,13 +96,15 @@ pub enum Error {
     },
 }
 
-/// A running relay. Dropping it tells the workers to end; [`Relay::stop`] also waits for them.
+/// A running relay. Dropping it tells workers and connections to end; [`Relay::stop`] also waits
+/// for them.
 #[derive(Debug)]
 pub struct Relay {
     handle: Handle,
     addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
-    /// Disconnected once no worker is left.
+    streams: Arc<Streams>,
+    /// Disconnected once no worker and no connection is left.
     workers_left: Receiver<Infallible>,
 }
 
@@ -107,7 +116,7 @@ impl Relay {
     pub fn start(
         options: Options,
         shared: Arc<Shared>,
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
         heartbeats: &Heartbeats,
         entropy: &mut Entropy,
     ) -> Result<Self, Error> {
@@ -122,8 +131,18 @@ impl Relay {
             inboxes.push(inbox);
         }
         let (alive, workers_left) = channel();
-        let handle = Handle::new(inboxes);
-        let mut relay = Self { handle, addresses, threads: Vec::new(), workers_left };
+        let registry = Arc::new(Registry::new(alive.clone()));
+        let handle = Handle::new(inboxes, Arc::clone(&registry));
+        let streams = Arc::new(Streams {
+            shared: Arc::clone(&shared),
+            metrics: Arc::clone(metrics),
+            registry,
+            limits: options.streams,
+            relay_buffer_bytes: options.relay_buffer_bytes,
+            entropy: Mutex::new(child(entropy)),
+            spare_metrics: Mutex::default(),
+        });
+        let mut relay = Self { handle, addresses, threads: Vec::new(), streams, workers_left };
         for (index, (sockets, inbox)) in sockets.into_iter().enumerate() {
             let name = format!("relay-{index}");
             let seed = Seed {
@@ -153,6 +172,11 @@ impl Relay {
         &self.addresses
     }
 
+    /// Serves clients whose streams somebody else has accepted.
+    pub fn streams(&self) -> Arc<Streams> {
+        Arc::clone(&self.streams)
+    }
+
     /// Reaches the workers from any thread.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -163,8 +187,8 @@ impl Relay {
         self.handle.revoke(name);
     }
 
-    /// Closes every allocation and ends the workers; returns whether all have ended within
-    /// `deadline`. One that has not is left alone.
+    /// Closes every allocation and ends the workers and the connections; returns whether all have
+    /// ended within `deadline`. One that has not is left alone.
     pub fn stop(mut self, deadline: Duration) -> bool {
         self.handle.stop();
         let ended = self.workers_left.recv_timeout(deadline);

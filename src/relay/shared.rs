@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::stream::Registry;
 use super::sys::Wake;
 
 /// What one worker is asked to do; filled by any thread, emptied by the worker.
@@ -25,6 +26,17 @@ pub(super) struct Commands {
     pub(super) stop: bool,
 }
 
+impl Commands {
+    /// Adds a name, unless too many wait.
+    pub(super) fn revoke(&mut self, name: Arc<str>) {
+        if self.revoked.len() < REVOKED_MAX {
+            self.revoked.push(name);
+        } else {
+            self.revoked_too_many = true;
+        }
+    }
+}
+
 impl Inbox {
     /// # Errors
     /// When no descriptor is left.
@@ -39,13 +51,7 @@ impl Inbox {
     }
 
     fn revoke(&self, name: Arc<str>) {
-        let mut commands = self.lock();
-        if commands.revoked.len() < REVOKED_MAX {
-            commands.revoked.push(name);
-        } else {
-            commands.revoked_too_many = true;
-        }
-        drop(commands);
+        self.lock().revoke(name);
         self.wake.wake();
     }
 
@@ -59,15 +65,17 @@ impl Inbox {
     }
 }
 
-/// Reaches every worker of a running relay from any thread; cheap to clone, never waits.
+/// Reaches every worker and every connection of a running relay from any thread; cheap to clone,
+/// never waits.
 #[derive(Debug, Clone)]
 pub struct Handle {
     inboxes: Arc<[Arc<Inbox>]>,
+    streams: Arc<Registry>,
 }
 
 impl Handle {
-    pub(super) fn new(inboxes: Vec<Arc<Inbox>>) -> Self {
-        Self { inboxes: inboxes.into() }
+    pub(super) fn new(inboxes: Vec<Arc<Inbox>>, streams: Arc<Registry>) -> Self {
+        Self { inboxes: inboxes.into(), streams }
     }
 
     /// Ends every allocation of the grant `name`, which the caller has already removed from the
@@ -77,12 +85,14 @@ impl Handle {
         for inbox in self.inboxes.iter() {
             inbox.revoke(Arc::clone(&name));
         }
+        self.streams.revoke(&name);
     }
 
     pub(super) fn stop(&self) {
         for inbox in self.inboxes.iter() {
             inbox.stop();
         }
+        self.streams.stop();
     }
 }
 
@@ -97,7 +107,7 @@ mod tests {
     #[test]
     fn names_wait_until_they_are_taken_and_too_many_end_everything() {
         let inbox = Arc::new(Inbox::new().expect("an inbox"));
-        let handle = Handle::new(vec![Arc::clone(&inbox)]);
+        let handle = Handle::new(vec![Arc::clone(&inbox)], Arc::default());
         let mut commands = Commands::default();
         handle.revoke("one");
         handle.revoke("two");

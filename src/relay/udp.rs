@@ -92,7 +92,7 @@ impl Sockets {
         listeners: Vec<(Socket, SocketAddr)>,
         relay_buffer_bytes: usize,
     ) -> io::Result<Self> {
-        let poll = Poll::new()?;
+        let poll = Poll::new(EVENTS)?;
         poll.add(wake, Token::Wake.number())?;
         let mut clients = Vec::with_capacity(listeners.len());
         for ((socket, local), index) in listeners.into_iter().zip(0..) {
@@ -100,6 +100,21 @@ impl Sockets {
             clients.push(ClientSocket { socket, local, wildcard: local.ip().is_unspecified() });
         }
         Ok(Self { poll, clients, relays: FxHashMap::default(), relay_buffer_bytes })
+    }
+
+    /// No listeners and no inbox: the sockets of the allocations of one client, whose own messages
+    /// come over a stream.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub(super) fn of_stream(relay_buffer_bytes: usize) -> io::Result<Self> {
+        let poll = Poll::new(EVENTS_OF_STREAM)?;
+        Ok(Self { poll, clients: Vec::new(), relays: FxHashMap::default(), relay_buffer_bytes })
+    }
+
+    /// Whether there is no allocation.
+    pub(super) fn has_no_relay(&self) -> bool {
+        self.relays.is_empty()
     }
 
     /// Binds the socket `relay` of an allocation.
@@ -168,6 +183,11 @@ impl Sockets {
     }
 }
 
+/// The most sockets that one wait of a worker reports.
+const EVENTS: usize = 256;
+/// The same for the few sockets of one client.
+const EVENTS_OF_STREAM: usize = 4;
+
 /// Datagrams that wait for the end of the batch, to leave with one call per socket.
 ///
 /// Payloads stay where they were received: the batch may not be refilled before
@@ -188,7 +208,7 @@ pub(super) struct Errors {
 }
 
 impl Errors {
-    fn push(&mut self, relay: RelayId, error: SocketError) {
+    pub(super) fn push(&mut self, relay: RelayId, error: SocketError) {
         if self.waiting.len() < ERRORS_MAX {
             self.waiting.push((relay, error));
         } else {
@@ -362,7 +382,7 @@ impl Outbound {
     }
 }
 
-fn bind_failure(error: io::Error) -> BindFailure {
+pub(super) fn bind_failure(error: io::Error) -> BindFailure {
     if was_address_in_use(&error) {
         BindFailure::PortTaken
     } else if was_exhausted(&error) {

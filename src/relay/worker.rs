@@ -340,7 +340,7 @@ impl Running {
 }
 
 /// Calls `handle`; a panic in it is counted (the panic hook has told of it) and gives `None`.
-fn guard<T>(metrics: &WorkerMetrics, handle: impl FnOnce() -> T) -> Option<T> {
+pub(super) fn guard<T>(metrics: &WorkerMetrics, handle: impl FnOnce() -> T) -> Option<T> {
     // Unwind safety: the engine holds no `unsafe` and its tables stay usable, see above.
     let result = catch_unwind(AssertUnwindSafe(handle));
     if result.is_err() {
@@ -447,7 +447,7 @@ mod tests {
     #[test]
     fn too_many_revocations_end_everything_and_are_counted() {
         let (mut running, server) = worker();
-        let handle = Handle::new(vec![Arc::clone(&running.worker.inbox)]);
+        let handle = Handle::new(vec![Arc::clone(&running.worker.inbox)], Arc::default());
         handle.revoke("a grant");
         running.round().expect("a round");
         assert_eq!(running.worker.metrics.limits(Limit::Revocations), 0);

@@ -9,6 +9,8 @@
 //! decoded by the `stun` and `turn` crates behind [`control`]; every answer is written by
 //! [`Writer`], because the crates know neither SHA-256 integrity nor the later attributes.
 //!
+//! On a stream, a [`Framer`] finds the messages first.
+//!
 //! What is not decided here: who may do what, and which answer a message deserves.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -20,6 +22,7 @@ mod channel_data;
 pub mod control;
 mod error;
 mod fingerprint;
+mod framer;
 mod header;
 mod indication;
 mod integrity;
@@ -33,6 +36,7 @@ pub use channel_data::{
     CHANNEL_DATA_HEADER_BYTES, CHANNEL_NUMBERS, ChannelData, write_channel_data_header,
 };
 pub use error::DecodeError;
+pub use framer::{FRAME_BYTES_MAX, Framer};
 pub use header::{Class, HEADER_BYTES, MAGIC_COOKIE, Method, TransactionId};
 pub use indication::{DATA_INDICATION_HEADER_BYTES_MAX, SendIndication, write_data_indication};
 pub use integrity::Integrity;

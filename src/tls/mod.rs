@@ -115,6 +115,14 @@ pub fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> 
     load_at(certificate, key, Now::read().unix_secs)
 }
 
+/// The same certificate for clients of the relay: what they speak is TURN, or STUN alone
+/// (RFC 7443, section 3), and who does not say what he speaks is taken for one of them.
+pub fn for_turn(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"stun.turn".to_vec(), b"stun.nat-discovery".to_vec()];
+    Arc::new(config)
+}
+
 fn load_at(certificate: &Path, key: &Path, unix_secs: u64) -> Result<Arc<ServerConfig>, Error> {
     let chain = read_chain(certificate)?;
     let private_key = read_key(key)?;

@@ -49,8 +49,32 @@ pub const TAILROOM: usize = 3;
 /// How a client reaches us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// UDP; TCP and TLS come with their listeners.
+    /// UDP: a datagram is a message.
     Udp,
+    /// TCP: messages in a stream (RFC 8656, section 3.1).
+    Tcp,
+    /// TLS over TCP, of which the engine sees what is inside.
+    Tls,
+}
+
+impl Transport {
+    /// Every value. DTLS would be one more.
+    pub const ALL: [Self; 3] = [Self::Udp, Self::Tcp, Self::Tls];
+
+    /// The word in front of `://` in a listener's URL.
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.scheme())
+    }
 }
 
 /// The client's side of an allocation (RFC 8656, section 2): unique among live allocations.

@@ -18,7 +18,7 @@ use super::reservations::RESERVATION_LIFE;
 use super::shared::Shared;
 use super::table::{Allocation, Half, Place, Table};
 use super::traffic::{Dropped, charge};
-use super::{Action, Actions, FiveTuple, HEADROOM, RelayId, TAILROOM, Verdict};
+use super::{Action, Actions, FiveTuple, HEADROOM, RelayId, TAILROOM, Transport, Verdict};
 use crate::credentials::Entropy;
 use crate::metrics::{DropReason, Method as Label, WorkerMetrics};
 use crate::net::Now;
@@ -181,6 +181,14 @@ impl Server {
         self.shared.reservations.sweep(now.instant);
     }
 
+    /// Ends every allocation: with the connection of a TCP or TLS client its five-tuple is over.
+    /// For an engine with one client only.
+    pub fn hang_up(&mut self, actions: &mut Actions) {
+        for relay in self.table.select(|_| true) {
+            self.end(relay, "disconnected", actions);
+        }
+    }
+
     /// The relay socket of a client's allocation.
     #[cfg(test)]
     pub(super) fn relay_of(&self, five_tuple: &FiveTuple) -> Option<RelayId> {
@@ -267,9 +275,11 @@ impl Server {
                 write_data_indication(buffer, payload, peer, &TransactionId(id))
             }
         };
-        let bytes_max = match five_tuple.client {
-            SocketAddr::V4(_) => DATAGRAM_BYTES_MAX_IPV4,
-            SocketAddr::V6(_) => DATAGRAM_BYTES_MAX_IPV6,
+        let bytes_max = match (five_tuple.transport, five_tuple.client) {
+            (Transport::Udp, SocketAddr::V4(_)) => DATAGRAM_BYTES_MAX_IPV4,
+            (Transport::Udp, SocketAddr::V6(_)) => DATAGRAM_BYTES_MAX_IPV6,
+            // What the length fields of the messages can say.
+            (Transport::Tcp | Transport::Tls, _) => usize::MAX,
         };
         let datagram = written.filter(|range| range.len() <= bytes_max);
         let datagram = datagram.ok_or(DropReason::TooLong)?;

@@ -298,6 +298,8 @@ impl Seed {
         let FiveTuple { transport, client, server } = five_tuple;
         let transport = match transport {
             Transport::Udp => 0u64,
+            Transport::Tcp => 1,
+            Transport::Tls => 2,
         };
         let ports = u64::from(client.port()) << 16 | u64::from(server.port());
         let (client, server) = (bits(client.ip()), bits(server.ip()));

@@ -23,7 +23,6 @@ mod ws;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,7 +30,7 @@ use tokio::sync::watch;
 
 pub use admin::{Admin, AdminOptions};
 pub use hub::{HubHandle, HubOptions};
-pub use ice::ice_urls;
+pub use ice::{TurnListener, ice_urls};
 pub use limits::Limits;
 
 use crate::edge;
@@ -66,8 +65,8 @@ pub struct Options {
     pub publish: Publish,
     /// Whether every listener of the daemon, of any kind, is bound to a loopback address.
     pub only_loopback_listeners: bool,
-    /// Where the relay listens for UDP clients, with real ports.
-    pub turn: Vec<SocketAddr>,
+    /// Where the relay listens.
+    pub turn: Vec<TurnListener>,
     /// A directory whose files stand in for the embedded pages.
     pub static_dir: Option<PathBuf>,
     /// What one client may ask for.

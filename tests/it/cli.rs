@@ -77,8 +77,10 @@ fn check_tells_what_would_be_and_binds_nothing() {
     for part in [
         format!("http://{tcp} "),
         format!("udp://{udp} "),
+        format!("tcp://{udp} "),
         format!("pages         http://localhost:{}/", tcp.port()),
         format!("TURN          turn:127.0.0.1:{}?transport=udp", udp.port()),
+        format!("TURN          turn:127.0.0.1:{}?transport=tcp", udp.port()),
         "relayed streams, ports 49152-65535".to_owned(),
         "relayed from  127.0.0.1".to_owned(),
         "broadcasting  open to this computer".to_owned(),
@@ -132,7 +134,13 @@ fn a_credential_is_signed_with_the_first_shared_secret_and_hash() {
     let before = unix_secs();
     let printed = setup.printed(&["credentials", "--name", "alice", "--ttl", "60"]);
     let server: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
-    assert_eq!(server["urls"], serde_json::json!(["turn:127.0.0.1:3478?transport=udp"]));
+    assert_eq!(
+        server["urls"],
+        serde_json::json!([
+            "turn:127.0.0.1:3478?transport=udp",
+            "turn:127.0.0.1:3478?transport=tcp"
+        ])
+    );
     let username = server["username"].as_str().expect("a username");
     let (expiry, name) = username.split_once(':').expect("expiry:name");
     let expiry: u64 = expiry.parse().expect("Unix seconds");

@@ -209,6 +209,11 @@ impl Daemon {
         self.address("udp://")
     }
 
+    /// Where the relay listens for clients over `tcp` or `tls`.
+    pub(crate) fn turn_over(&self, transport: &str) -> SocketAddr {
+        self.address(&format!("{transport}://"))
+    }
+
     /// Where metrics and health are served.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.address("admin http://")

@@ -77,8 +77,9 @@ fn a_watcher_is_given_the_relays_own_address_and_a_credential() {
     assert_eq!(welcome["t"], "welcome", "{welcome}");
     assert_eq!(welcome["room"]["state"], "waiting");
     let server = &welcome["ice"]["servers"][0];
-    let url = format!("turn:{}?transport=udp", daemon.turn());
-    assert_eq!(server["urls"], serde_json::json!([url]));
+    let udp = format!("turn:{}?transport=udp", daemon.turn());
+    let tcp = format!("turn:{}?transport=tcp", daemon.turn_over("tcp"));
+    assert_eq!(server["urls"], serde_json::json!([udp, tcp]));
     assert_eq!(welcome["ice"]["ttl_secs"], 77);
     assert!(server["credential"].as_str().expect("a credential").len() >= 20);
     daemon.stop();
@@ -109,7 +110,7 @@ fn health_names_every_loop_and_metrics_are_on_the_operators_listener_only() {
     assert_eq!((status, &health["status"]), (200, &"ok".into()), "{body}");
     let names: Vec<_> =
         health["loops"].as_array().expect("loops").iter().map(|l| l["name"].as_str()).collect();
-    for name in ["relay-0", "relay-1", "hub", "web-0", "admin-0"] {
+    for name in ["relay-0", "relay-1", "hub", "web-0", "admin-0", "turn-tcp-0"] {
         assert!(names.contains(&Some(name)), "{name} is not in {names:?}");
     }
     let (status, body) = get(daemon.admin(), "/metrics");

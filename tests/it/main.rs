@@ -8,5 +8,6 @@ mod hub;
 mod privacy;
 mod process;
 mod relay;
+mod streams;
 mod turn_clients;
 mod ws;

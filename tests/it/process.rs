@@ -49,20 +49,23 @@ fn a_second_daemon_with_the_same_state_is_refused_in_one_sentence() {
 #[test]
 fn a_taken_port_is_refused_in_one_sentence_whoever_has_it() {
     let running = Setup::new("").start();
-    for (name, address, parts) in [
-        ("TURN", running.turn(), ["bind udp://", "in use"]),
-        ("WEB", running.web(), ["bind http://", "in use"]),
-        ("ADMIN", running.admin(), ["bind http://", "in use"]),
+    for (name, scheme, address, parts) in [
+        ("TURN", "udp://", running.turn(), ["bind udp://", "in use"]),
+        ("TURN", "tcp://", running.turn_over("tcp"), ["bind tcp://", "TURN server running"]),
+        ("WEB", "", running.web(), ["bind http://", "in use"]),
+        ("ADMIN", "", running.admin(), ["bind http://", "in use"]),
     ] {
         let variable = format!("TURNCAST__{name}__LISTEN");
-        let second = Setup::new("").variable(&variable, &address.to_string()).output(&["run"]);
+        let listen = format!("{scheme}{address}");
+        let second = Setup::new("").variable(&variable, &listen).output(&["run"]);
         assert_one_sentence(&second, &[parts[0], parts[1], &address.to_string()]);
     }
     running.stop();
     // Another program's port is refused as well.
     let other = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let address = other.local_addr().expect("bound").to_string();
-    let second = Setup::new("").variable("TURNCAST__TURN__LISTEN", &address).output(&["run"]);
+    let listen = format!("udp://{address}");
+    let second = Setup::new("").variable("TURNCAST__TURN__LISTEN", &listen).output(&["run"]);
     assert_one_sentence(&second, &["bind udp://", &address]);
 }
 

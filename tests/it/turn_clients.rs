@@ -1,6 +1,7 @@
 //! TURN clients that nobody here wrote, through the daemon: Debian's `turnutils_uclient` and the
 //! client of the `turn` crate.
 
+use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
@@ -30,7 +31,10 @@ fn uclient(daemon: &Daemon, credential: &[&str], more: &[&str]) -> Output {
 /// The same with RTP and RTCP: each client asks for a pair of ports, and gets the upper one with
 /// the token.
 fn uclient_of_pairs(daemon: &Daemon, credential: &[&str], more: &[&str]) -> Output {
-    let turn = daemon.turn();
+    uclient_to(daemon.turn(), credential, more)
+}
+
+fn uclient_to(turn: SocketAddr, credential: &[&str], more: &[&str]) -> Output {
     Command::new("timeout")
         .args(["60", "turnutils_uclient", "-y", "-p", &turn.port().to_string()])
         .args(credential)
@@ -82,6 +86,36 @@ fn uclient_relays_with_the_shared_secret() {
     let secret = ["-u", "bob", "-W", "shared-secret-of-a-test"];
     assert_all_relayed(&uclient(&daemon, &secret, &["-s", "-n", "50"]), 100);
     daemon.wait_for_metric("turncast_allocations", 1);
+    daemon.stop();
+}
+
+#[test]
+fn uclient_relays_over_tcp() {
+    let daemon = Setup::new(CONFIG).start();
+    let tcp = daemon.turn_over("tcp");
+    assert_all_relayed(&uclient_to(tcp, ALICE, &["-c", "-t", "-s", "-n", "50"]), 100);
+    assert!(daemon.metric("turncast_relayed_packets_total{direction=\"to_peer\"}") >= 100);
+    // Its connections are gone, and with them all of its allocations.
+    daemon.wait_for_metric("turncast_turn_connections", 0);
+    assert_eq!(daemon.metric("turncast_allocations"), 0);
+    daemon.stop();
+}
+
+#[test]
+fn uclient_relays_over_tls() {
+    let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
+    let made = made.expect("a certificate");
+    let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
+    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
+    let write = |name: &str, text: String| {
+        std::fs::write(setup.directory().join(name), text).expect("a file");
+    };
+    write("cert.pem", made.cert.pem());
+    write("key.pem", made.signing_key.serialize_pem());
+    let daemon = setup.start();
+    let tls = daemon.turn_over("tls");
+    assert_all_relayed(&uclient_to(tls, ALICE, &["-c", "-t", "-S", "-s", "-n", "50"]), 100);
+    daemon.wait_for_metric("turncast_turn_connections", 0);
     daemon.stop();
 }
 

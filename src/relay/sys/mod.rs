@@ -17,7 +17,7 @@ mod socket;
 
 pub(super) use errors::{SocketError, drain_errors};
 pub use limits::raise_descriptor_limit;
-pub(super) use poll::{Event, Poll, Wake};
+pub(super) use poll::{Event, Poll, Readiness, Wake};
 pub(super) use recv::RecvBatch;
 pub(super) use send::{Datagram, SendBatch};
 pub(super) use socket::{

@@ -3,7 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll as TaskPoll};
 use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 /// One socket that has something for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,22 +22,25 @@ pub(in crate::relay) struct Event {
 /// An epoll descriptor, level-triggered: what is not read now is reported again.
 #[derive(Debug)]
 pub(in crate::relay) struct Poll {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     events: Box<[libc::epoll_event]>,
 }
 
 impl Poll {
+    /// One wait reports at most `events`, at least one; the next reports the rest.
+    ///
     /// # Errors
     /// When no descriptor is left.
-    pub(in crate::relay) fn new() -> io::Result<Self> {
+    pub(in crate::relay) fn new(events: usize) -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor was opened above and nobody else owns it.
-        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { epoll, events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS].into() })
+        let epoll = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
+        let events = vec![libc::epoll_event { events: 0, u64: 0 }; events.max(1)];
+        Ok(Self { epoll, events: events.into() })
     }
 
     /// Reports `socket` as `token` whenever it is readable. Closing the socket removes it.
@@ -57,10 +65,11 @@ impl Poll {
     pub(in crate::relay) fn wait(&mut self, timeout: Duration) -> io::Result<usize> {
         let rounded_up = timeout + Duration::from_nanos(999_999);
         let timeout_ms = i32::try_from(rounded_up.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the kernel writes at most EVENTS events, which is the length of the slice.
+        let events_max = i32::try_from(self.events.len()).unwrap_or(i32::MAX);
+        // SAFETY: the kernel writes at most as many events as the slice is long.
         let count = unsafe {
             let events = self.events.as_mut_ptr();
-            libc::epoll_wait(self.epoll.as_raw_fd(), events, EVENTS as i32, timeout_ms)
+            libc::epoll_wait(self.epoll.as_raw_fd(), events, events_max, timeout_ms)
         };
         match usize::try_from(count) {
             Ok(count) => Ok(count),
@@ -75,6 +84,42 @@ impl Poll {
     pub(in crate::relay) fn event(&self, index: usize) -> Event {
         let event = self.events[index];
         Event { token: event.u64, error: event.events & libc::EPOLLERR as u32 != 0 }
+    }
+}
+
+/// Tells a task of the runtime when a [`Poll`] has something to report.
+#[derive(Debug)]
+pub(in crate::relay) struct Readiness(AsyncFd<Arc<OwnedFd>>);
+
+impl Readiness {
+    /// # Errors
+    /// When the runtime's own epoll takes no more.
+    pub(in crate::relay) fn of(poll: &Poll) -> io::Result<Self> {
+        let epoll = Arc::clone(&poll.epoll);
+        // SAFETY: the descriptor is owned by the `Arc` that the `AsyncFd` keeps, and stays open
+        // and the same as long as that lives: nobody has access to either from outside.
+        let registered = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) };
+        Ok(Self(registered.map_err(io::Error::from)?))
+    }
+
+    /// Ready while the poll may have events; otherwise the task is woken when it has.
+    /// [`Poll::wait`] says which, and none means that [`Ready::clear`] is to be called.
+    pub(in crate::relay) fn poll(&self, cx: &mut Context<'_>) -> TaskPoll<Ready<'_>> {
+        match self.0.poll_read_ready(cx) {
+            TaskPoll::Ready(Ok(ready)) => TaskPoll::Ready(Ready(ready)),
+            // The runtime shuts down, and so will the task.
+            TaskPoll::Ready(Err(_)) | TaskPoll::Pending => TaskPoll::Pending,
+        }
+    }
+}
+
+/// That a poll may have events.
+pub(in crate::relay) struct Ready<'a>(AsyncFdReadyGuard<'a, Arc<OwnedFd>>);
+
+impl Ready<'_> {
+    /// There were none: wait for the next.
+    pub(in crate::relay) fn clear(mut self) {
+        self.0.clear_ready();
     }
 }
 
@@ -113,21 +158,17 @@ impl AsFd for Wake {
     }
 }
 
-/// The most events that one wait reports; the rest is reported by the next.
-const EVENTS: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::UdpSocket;
-    use std::sync::Arc;
 
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_readable_socket_is_reported_until_it_is_read() {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let mut poll = Poll::new().expect("epoll");
+        let mut poll = Poll::new(8).expect("epoll");
         poll.add(socket.as_fd(), 7).expect("a watch");
         assert_eq!(poll.wait(Duration::ZERO).expect("a wait"), 0);
         let address = socket.local_addr().expect("an address");
@@ -140,10 +181,29 @@ mod tests {
         assert_eq!(poll.wait(Duration::ZERO).expect("a wait"), 0);
     }
 
+    #[tokio::test]
+    async fn a_task_is_woken_when_a_socket_is_readable() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let mut poll = Poll::new(1).expect("epoll");
+        poll.add(socket.as_fd(), 7).expect("a watch");
+        let readiness = Readiness::of(&poll).expect("the runtime's watch");
+        let address = socket.local_addr().expect("an address");
+        for _ in 0..3 {
+            socket.send_to(b"x", address).expect("a send to itself");
+            std::future::poll_fn(|cx| readiness.poll(cx).map(drop)).await;
+            assert_eq!(poll.wait(Duration::ZERO).expect("a wait"), 1);
+            socket.recv_from(&mut [0; 8]).expect("the datagram");
+            assert_eq!(poll.wait(Duration::ZERO).expect("a wait"), 0);
+            std::future::poll_fn(|cx| readiness.poll(cx).map(Ready::clear)).await;
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            assert!(readiness.poll(&mut cx).is_pending());
+        }
+    }
+
     #[test]
     fn another_thread_ends_the_wait() {
         let wake = Arc::new(Wake::new().expect("eventfd"));
-        let mut poll = Poll::new().expect("epoll");
+        let mut poll = Poll::new(8).expect("epoll");
         poll.add(wake.as_fd(), 1).expect("a watch");
         let other = Arc::clone(&wake);
         let thread = std::thread::spawn(move || {

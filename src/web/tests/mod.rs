@@ -52,7 +52,10 @@ impl Setup {
     fn open() -> Self {
         let web = Options {
             publish: Publish::Open,
-            turn: vec!["127.0.0.1:3478".parse().expect("an address")],
+            turn: vec![crate::web::TurnListener {
+                transport: crate::turn::Transport::Udp,
+                address: "127.0.0.1:3478".parse().expect("an address"),
+            }],
             ..Options::default()
         };
         Self { web, ..Self::default() }

@@ -1,5 +1,7 @@
 //! A TURN client that does one thing at a time: the packets of a test are the ones it asks for.
 
+use std::cell::RefCell;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -11,9 +13,15 @@ use webrtc_stun::message::{Getter, Message, Setter};
 use webrtc_stun::textattrs::TextAttribute;
 use webrtc_stun::xoraddr::XorMappedAddress;
 
-/// A client with one UDP socket.
+/// Both directions of a TCP connection, whatever is around it.
+pub(crate) trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// A client with one UDP socket, or with a stream instead.
 pub(crate) struct Client {
+    /// Unused by a client with a stream.
     pub(crate) socket: UdpSocket,
+    pub(crate) stream: Option<RefCell<Box<dyn Stream>>>,
     server: SocketAddr,
     username: String,
     password: String,
@@ -39,7 +47,18 @@ impl Client {
         socket.connect(server).expect("a route to the server");
         socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         let (username, password) = (username.to_owned(), password.to_owned());
-        Self { socket, server, username, password, challenge: None }
+        Self { socket, stream: None, server, username, password, challenge: None }
+    }
+
+    /// The same over a stream that is connected to `server`; reads must have a deadline.
+    pub(crate) fn over(
+        stream: impl Stream + 'static,
+        server: SocketAddr,
+        username: &str,
+        password: &str,
+    ) -> Self {
+        let stream: Box<dyn Stream> = Box::new(stream);
+        Self { stream: Some(RefCell::new(stream)), ..Self::new(server, username, password) }
     }
 
     /// The mapped address that a Binding request is answered with.
@@ -107,13 +126,13 @@ impl Client {
         .map(drop)
     }
 
-    /// Sends ChannelData without padding.
+    /// Sends ChannelData, with padding on a stream only.
     pub(crate) fn send_channel(&self, number: u16, payload: &[u8]) {
         let len = u16::try_from(payload.len()).expect("a payload of at most 65,535 bytes");
         let mut datagram = number.to_be_bytes().to_vec();
         datagram.extend(len.to_be_bytes());
         datagram.extend(payload);
-        self.socket.send(&datagram).expect("a send to the server");
+        self.send(&datagram);
     }
 
     /// Sends a Send indication.
@@ -121,7 +140,7 @@ impl Client {
         let mut message = message(stun::METHOD_SEND, stun::CLASS_INDICATION);
         add_address(&mut message, peer);
         message.add(attr::ATTR_DATA, payload);
-        self.socket.send(&message.raw).expect("a send to the server");
+        self.send(&message.raw);
     }
 
     /// Sends a Send indication with DONT-FRAGMENT.
@@ -198,7 +217,7 @@ impl Client {
                 .add_to(&mut request)
                 .expect("an integrity attribute");
         }
-        self.socket.send(&request.raw).expect("a send to the server");
+        self.send(&request.raw);
         loop {
             let datagram = self.datagram();
             if datagram.starts_with(&[0x40]) {
@@ -211,7 +230,29 @@ impl Client {
         }
     }
 
+    fn send(&self, message: &[u8]) {
+        match &self.stream {
+            None => drop(self.socket.send(message).expect("a send to the server")),
+            Some(stream) => {
+                let mut padded = message.to_vec();
+                padded.resize(message.len().next_multiple_of(4), 0);
+                stream.borrow_mut().write_all(&padded).expect("a write to the server");
+            }
+        }
+    }
+
+    /// One message; on a stream it ends where its padding does.
     fn datagram(&self) -> Vec<u8> {
+        if let Some(stream) = &self.stream {
+            let mut message = vec![0; 4];
+            let mut stream = stream.borrow_mut();
+            stream.read_exact(&mut message).expect("the header of a message in time");
+            let len = usize::from(u16::from_be_bytes([message[2], message[3]]));
+            let header = if message[0] < 4 { 20 } else { 4 };
+            message.resize((header + len).next_multiple_of(4), 0);
+            stream.read_exact(&mut message[4..]).expect("the rest of a message");
+            return message;
+        }
         let mut buffer = vec![0; 65_535];
         let len = self.socket.recv(&mut buffer).expect("a datagram from the server in time");
         buffer.truncate(len);

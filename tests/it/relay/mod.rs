@@ -347,8 +347,8 @@ fn a_second_relay_on_the_port_is_refused_in_one_sentence() {
     let grants = Arc::new(Grants::new(Secret::new([9; 32])));
     let shared = Arc::new(turn::Shared::new(Arc::new(engine()), grants, &mut entropy));
     let options = Options { listen: vec![fixture.server], workers: 2, ..Options::default() };
-    let refused =
-        Relay::start(options, shared, &Metrics::default(), &Heartbeats::default(), &mut entropy);
+    let metrics = Arc::new(Metrics::default());
+    let refused = Relay::start(options, shared, &metrics, &Heartbeats::default(), &mut entropy);
     let sentence = format!(
         "bind udp://{}: Address already in use; is another turncast or TURN server running?",
         fixture.server

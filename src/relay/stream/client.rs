@@ -1,0 +1,305 @@
+//! The relay's side of one client over TCP or TLS: its engine, the sockets of its allocation, and
+//! what waits to be written to it. It knows no stream; `connection.rs` does.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::super::shared::Commands;
+use super::super::sys::{
+    Datagram, Readiness, RecvBatch, SendBatch, SocketError, drain_errors, set_dont_fragment,
+};
+use super::super::udp::{Errors, Sockets, Token, bind_failure};
+use super::super::worker::guard;
+use super::Lease;
+use super::outbox::Outbox;
+use crate::metrics::{DropReason, Limit};
+use crate::net::Now;
+use crate::turn::{Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, Server, Verdict};
+
+/// One client. Its allocation ends with it.
+pub(super) struct Client {
+    pub(super) five_tuple: FiveTuple,
+    pub(super) engine: Server,
+    pub(super) outbox: Outbox,
+    /// The time of what is being handled.
+    pub(super) now: Now,
+    /// When the last allocation ended.
+    pub(super) released: Instant,
+    /// It asks for more answers than it reads.
+    pub(super) is_overrun: bool,
+    /// There from the first allocation until the last one ends.
+    relays: Option<Relays>,
+    relay_buffer_bytes: usize,
+    actions: Actions,
+    lease: Lease,
+}
+
+impl Client {
+    pub(super) fn new(
+        five_tuple: FiveTuple,
+        engine: Server,
+        outbox: Outbox,
+        lease: Lease,
+        relay_buffer_bytes: usize,
+    ) -> Self {
+        let now = Now::read();
+        Self {
+            five_tuple,
+            engine,
+            outbox,
+            now,
+            released: now.instant,
+            is_overrun: false,
+            relays: None,
+            relay_buffer_bytes,
+            actions: Actions::new(),
+            lease,
+        }
+    }
+
+    /// Whether an allocation has a socket.
+    pub(super) fn has_relay(&self) -> bool {
+        self.relays.as_ref().is_some_and(|relays| !relays.sockets.has_no_relay())
+    }
+
+    /// Counts a limit that bit.
+    pub(super) fn limit(&self, limit: Limit) {
+        self.lease.metrics.limit(limit);
+    }
+
+    /// Counts a message that is dropped.
+    pub(super) fn dropped(&self, reason: DropReason) {
+        self.lease.metrics.dropped(reason);
+    }
+
+    /// Handles one message of the client, without its padding.
+    pub(super) fn handle_message(&mut self, message: &[u8]) {
+        let Self { engine, actions, now, five_tuple, .. } = self;
+        match engine.handle_client(*now, *five_tuple, message, actions) {
+            Verdict::Done => {}
+            Verdict::ToPeer { relay, peer, payload, dont_fragment } => {
+                self.send(relay, peer, &message[payload], dont_fragment);
+            }
+            Verdict::ToClient { datagram, .. } => self.push_packet(&message[datagram]),
+        }
+        self.execute();
+    }
+
+    /// Hands what peers have sent to the engine; whether there was anything to do.
+    pub(super) fn poll_relays(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(Relays { sockets, readiness }) = &mut self.relays else { return false };
+        let Poll::Ready(ready) = readiness.poll(cx) else { return false };
+        let count = sockets.poll.wait(Duration::ZERO).unwrap_or(0);
+        if count == 0 {
+            // Whether something has come meanwhile is for the next round to see.
+            ready.clear();
+        }
+        for index in 0..count {
+            let Some(Relays { sockets, .. }) = &self.relays else { break };
+            let event = sockets.poll.event(index);
+            if let Token::Relay(id) = Token::from_number(event.token) {
+                self.read_relay(RelayId(id), event.error);
+            }
+        }
+        true
+    }
+
+    /// Tells the engine the time, if it wants to know.
+    pub(super) fn sweep(&mut self) {
+        self.ask(Server::handle_timeout);
+    }
+
+    /// Carries out what other threads have asked for, but for a stop.
+    pub(super) fn obey(&mut self, commands: &Commands) {
+        if commands.revoked_too_many {
+            self.limit(Limit::Revocations);
+            self.hang_up();
+        }
+        for name in &commands.revoked {
+            self.ask(|engine, _, actions| engine.revoke(name, actions));
+        }
+    }
+
+    /// Ends the allocation. The others' reservations and allocations stay: they are shared.
+    pub(super) fn hang_up(&mut self) {
+        self.ask(|engine, _, actions| engine.hang_up(actions));
+    }
+
+    fn ask(&mut self, call: impl FnOnce(&mut Server, Now, &mut Actions)) {
+        call(&mut self.engine, self.now, &mut self.actions);
+        self.execute();
+    }
+
+    /// Reads one batch; the rest is reported again, after everything else had its turn.
+    fn read_relay(&mut self, relay: RelayId, error: bool) {
+        let mut errors = Errors::default();
+        SCRATCH.with_borrow_mut(|Scratch { received, .. }| {
+            let Some(socket) = self.socket(relay) else { return };
+            if error {
+                drain_errors(socket, |error| errors.push(relay, error));
+            }
+            // An error is one of an earlier datagram, and is gone with being told.
+            let count = received.recv(socket).unwrap_or(0);
+            for index in 0..count {
+                self.handle_peer(relay, index, received);
+            }
+        });
+        self.tell(errors);
+        self.execute();
+    }
+
+    /// Tells the client of the ICMP errors that came to its relay sockets.
+    fn tell(&mut self, errors: Errors) {
+        for _ in 0..errors.lost {
+            self.dropped(DropReason::Icmp);
+        }
+        for (relay, SocketError { peer, icmp, .. }) in errors.waiting {
+            let Self { engine, actions, now, .. } = self;
+            engine.handle_icmp(*now, relay, peer, icmp, actions);
+        }
+    }
+
+    fn handle_peer(&mut self, relay: RelayId, index: usize, batch: &mut RecvBatch) {
+        let Some(received) = batch.received(index) else {
+            return self.dropped(DropReason::TooLong);
+        };
+        let payload = HEADROOM..HEADROOM + received.len;
+        let buffer = batch.slot_mut(index, received.len);
+        match self.engine.handle_peer(self.now, relay, received.from, buffer, payload) {
+            Verdict::ToClient { datagram, .. } => self.push_packet(&buffer[datagram]),
+            Verdict::ToPeer { .. } | Verdict::Done => {}
+        }
+    }
+
+    /// Sends at once: a stream brings few messages at a time, so there is little to group. A
+    /// stream has no DSCP and ECN of its own for each message, so the default ones are sent.
+    fn send(&mut self, relay: RelayId, to: SocketAddr, bytes: &[u8], dont_fragment: bool) {
+        let Some(socket) = self.socket(relay) else {
+            return self.dropped(DropReason::SendFailed);
+        };
+        if dont_fragment && set_dont_fragment(socket, true).is_err() {
+            return self.dropped(DropReason::SendFailed);
+        }
+        let mut errors = Errors::default();
+        let note = |error| errors.push(relay, error);
+        let datagram = Datagram { bytes, to, from: None, traffic_class: 0 };
+        let outcome = SCRATCH
+            .with_borrow_mut(|Scratch { send, .. }| send.send(socket, 1, note, |_| datagram));
+        if dont_fragment {
+            // What was set a moment ago can be set back.
+            let _ = set_dont_fragment(socket, false);
+        }
+        if outcome.full > 0 {
+            self.dropped(DropReason::SendBufferFull);
+        }
+        if outcome.failed > 0 {
+            self.dropped(DropReason::SendFailed);
+        }
+        self.tell(errors);
+    }
+
+    fn push_packet(&mut self, message: &[u8]) {
+        if self.outbox.push_packet(message).is_err() {
+            self.limit(Limit::WriteQueue);
+        }
+    }
+
+    /// Carries out the engine's actions in order, and those that follow from them.
+    fn execute(&mut self) {
+        while !self.actions.is_empty() {
+            for action in std::mem::take(&mut self.actions) {
+                match action {
+                    Action::Answer { bytes, .. } => {
+                        if self.outbox.push_answer(&bytes).is_err() && !self.is_overrun {
+                            self.is_overrun = true;
+                            self.limit(Limit::WriteQueue);
+                        }
+                    }
+                    Action::Bind { relay, local } => {
+                        let result = self.sockets().and_then(|sockets| sockets.bind(relay, local));
+                        self.bound(relay, result);
+                    }
+                    Action::Reserve { relay, local } => self.reserve(relay, local),
+                    Action::Adopt { relay, socket } => {
+                        let result =
+                            self.sockets().and_then(|sockets| sockets.adopt(relay, socket));
+                        self.bound(relay, result);
+                    }
+                    Action::Close { relay } => self.close(relay),
+                }
+            }
+        }
+    }
+
+    fn bound(&mut self, relay: RelayId, result: Result<(), BindFailure>) {
+        let Self { engine, actions, now, .. } = self;
+        engine.bound(*now, relay, result, actions);
+    }
+
+    fn reserve(&mut self, relay: RelayId, local: SocketAddr) {
+        let result = self.sockets().and_then(|sockets| sockets.reserve(local));
+        let Self { engine, actions, now, .. } = self;
+        engine.reserved(*now, relay, result, actions);
+    }
+
+    fn close(&mut self, relay: RelayId) {
+        let Some(relays) = &mut self.relays else { return };
+        relays.sockets.close(relay);
+        if relays.sockets.has_no_relay() {
+            self.relays = None;
+            self.released = self.now.instant;
+        }
+    }
+
+    fn socket(&self, relay: RelayId) -> Option<BorrowedFd<'_>> {
+        self.relays.as_ref()?.sockets.socket(Token::Relay(relay.0))
+    }
+
+    /// The sockets, made with the first allocation: most connections never have one.
+    fn sockets(&mut self) -> Result<&mut Sockets, BindFailure> {
+        let relays = match self.relays.take() {
+            Some(relays) => relays,
+            None => Relays::new(self.relay_buffer_bytes).map_err(bind_failure)?,
+        };
+        Ok(&mut self.relays.insert(relays).sockets)
+    }
+}
+
+/// The sockets of the client's allocation, and how its task hears of them.
+struct Relays {
+    sockets: Sockets,
+    readiness: Readiness,
+}
+
+impl Relays {
+    fn new(relay_buffer_bytes: usize) -> io::Result<Self> {
+        let sockets = Sockets::of_stream(relay_buffer_bytes)?;
+        let readiness = Readiness::of(&sockets.poll)?;
+        Ok(Self { sockets, readiness })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Also after a panic and at the end of the runtime: no count may stay behind.
+        let metrics = Arc::clone(&self.lease.metrics);
+        guard(&metrics, || self.hang_up());
+    }
+}
+
+/// Memory to receive and send with; nothing stays in it between two calls.
+struct Scratch {
+    received: RecvBatch,
+    send: SendBatch,
+}
+
+thread_local! {
+    /// One for each thread that runs tasks, for one per connection would be megabytes each.
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { received: RecvBatch::new(), send: SendBatch::new() });
+}

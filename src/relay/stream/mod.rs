@@ -1,0 +1,126 @@
+//! Clients over TCP and TLS (RFC 8656, section 3.1): a task for each, with an engine of its own
+//! that has this one client, so no packet crosses threads.
+//!
+//! The straight line: `edge` accepts, ends TLS and calls [`Streams::serve`]; the framer finds the
+//! messages; the engine decides, as for UDP; a payload leaves through the allocation's socket at
+//! once, and what goes to the client waits in an outbox of bounded size. A slow client loses
+//! packets and holds up nobody. The allocation ends with the connection.
+
+mod client;
+mod connection;
+mod outbox;
+mod registry;
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::worker::guard;
+use crate::credentials::Entropy;
+use crate::edge;
+use crate::metrics::{Metrics, WorkerMetrics};
+use crate::telemetry::Addr;
+use crate::turn::{FiveTuple, Server, Shared, Transport};
+use client::Client;
+use connection::{Connection, End};
+use outbox::Outbox;
+pub(super) use registry::Registry;
+
+/// What one connection may take; how many there may be is for the edge to say.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamLimits {
+    /// How long a connection without an allocation may say nothing.
+    pub idle: Duration,
+    /// How long a message may take from its first byte to its last.
+    pub half_message: Duration,
+    /// Bytes that may wait for a client to read them; what peers send beyond is dropped.
+    pub write_queue_bytes: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(30),
+            half_message: Duration::from_secs(10),
+            write_queue_bytes: 256 * 1024,
+        }
+    }
+}
+
+/// Serves the clients of a relay that come over TCP and TLS.
+pub struct Streams {
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) limits: StreamLimits,
+    pub(super) relay_buffer_bytes: usize,
+    pub(super) entropy: Mutex<Entropy>,
+    /// Counters that nobody writes to now. They are counted on by the next connection, so that
+    /// there are as many as there were connections at a time.
+    pub(super) spare_metrics: Mutex<Vec<Arc<WorkerMetrics>>>,
+}
+
+/// Counters with one writer, for as long as one connection lasts.
+struct Lease {
+    metrics: Arc<WorkerMetrics>,
+    streams: Arc<Streams>,
+}
+
+impl Streams {
+    /// Serves one client until its connection, or the relay, ends.
+    pub async fn serve(self: Arc<Self>, stream: edge::Stream, peer: edge::Peer) {
+        let Some(seat) = self.registry.join() else { return };
+        let transport = if peer.tls { Transport::Tls } else { Transport::Tcp };
+        let five_tuple = FiveTuple { transport, client: peer.remote, server: peer.local };
+        let lease = Lease::new(&self);
+        let metrics = Arc::clone(&lease.metrics);
+        let entropy = super::child(&mut lock(&self.entropy));
+        let engine = Server::new(Arc::clone(&self.shared), Arc::clone(&metrics), entropy);
+        let outbox = Outbox::new(self.limits.write_queue_bytes, peer.tls);
+        let client = Client::new(five_tuple, engine, outbox, lease, self.relay_buffer_bytes);
+        let mut connection = Connection::new(client, stream, seat, self.limits);
+        let end = poll_fn(|cx| {
+            // As in a worker; but only this client's allocation is lost.
+            guard(&metrics, || connection.poll(cx)).unwrap_or(Poll::Ready(End::Panic))
+        });
+        let end = end.await;
+        debug!(client = %Addr::from(peer.remote), why = %end, "connection ended");
+        let mut stream = connection.into_stream();
+        // The other end may be gone, or not listen; this is a courtesy of TLS.
+        let _ = timeout(SHUTDOWN, stream.shutdown()).await;
+    }
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    fn new(streams: &Arc<Streams>) -> Self {
+        let spare = lock(&streams.spare_metrics).pop();
+        let metrics = spare.unwrap_or_else(|| streams.metrics.worker());
+        streams.metrics.turn_connections.add(1);
+        Self { metrics, streams: Arc::clone(streams) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.streams.metrics.turn_connections.add(-1);
+        lock(&self.streams.spare_metrics).push(Arc::clone(&self.metrics));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long the end of a stream is waited for.
+const SHUTDOWN: Duration = Duration::from_secs(1);

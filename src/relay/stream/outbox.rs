@@ -1,0 +1,199 @@
+//! What waits to be written to one client.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::AsyncWrite;
+
+/// Whole messages in order, padded to four bytes as a stream wants it (RFC 8656, section 12.5).
+///
+/// A client that reads too slowly loses what peers send it, as it would on a full link. Answers
+/// have room of their own behind that: whoever lets even them gather asks without listening.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    waiting: BytesMut,
+    /// The most bytes that wait, answers apart.
+    bytes_max: usize,
+    /// Something was written since the stream was last flushed.
+    unflushed: bool,
+    /// The most bytes that have waited since the memory was new.
+    peak: usize,
+    /// Where messages end: how much of the first is left, then how long each of the others is.
+    /// Only where each is written alone.
+    borders: Option<VecDeque<usize>>,
+}
+
+/// There is no room.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+impl Outbox {
+    /// With `each_alone` no two messages are written by one call, and so share no TLS record:
+    /// clients are about that read a record and take it for one message.
+    pub(super) fn new(bytes_max: usize, each_alone: bool) -> Self {
+        let borders = each_alone.then(VecDeque::new);
+        Self { waiting: BytesMut::new(), bytes_max, unflushed: false, peak: 0, borders }
+    }
+
+    /// Appends what a peer sent, with its header.
+    pub(super) fn push_packet(&mut self, message: &[u8]) -> Result<(), Full> {
+        self.push(message, self.bytes_max)
+    }
+
+    /// Appends an answer.
+    pub(super) fn push_answer(&mut self, message: &[u8]) -> Result<(), Full> {
+        self.push(message, self.bytes_max + ANSWERS_BYTES_MAX)
+    }
+
+    fn push(&mut self, message: &[u8], bytes_max: usize) -> Result<(), Full> {
+        let padded = message.len().next_multiple_of(4);
+        if self.waiting.len() + padded > bytes_max {
+            return Err(Full);
+        }
+        self.waiting.extend_from_slice(message);
+        self.waiting.extend_from_slice(&[0; 3][..padded - message.len()]);
+        self.peak = self.peak.max(self.waiting.len());
+        if let Some(borders) = &mut self.borders {
+            borders.push_back(padded);
+        }
+        Ok(())
+    }
+
+    /// Writes what the stream takes; ready when nothing waits any more.
+    ///
+    /// # Errors
+    /// What the stream says: the connection is over.
+    pub(super) fn poll_write(
+        &mut self,
+        mut stream: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.waiting.is_empty() {
+            let first = self.borders.as_ref().and_then(|borders| borders.front().copied());
+            let part = &self.waiting[..first.unwrap_or(self.waiting.len())];
+            let written = ready!(stream.as_mut().poll_write(cx, part))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.waiting.advance(written);
+            self.unflushed = true;
+            match self.borders.as_mut().and_then(VecDeque::front_mut) {
+                Some(left) if *left > written => *left -= written,
+                Some(_) => drop(self.borders.as_mut().map(VecDeque::pop_front)),
+                None => {}
+            }
+        }
+        if self.unflushed {
+            ready!(stream.poll_flush(cx))?;
+            self.unflushed = false;
+            if self.peak > KEPT_BYTES_MAX {
+                // A burst is over; its memory is not kept for the next.
+                (self.waiting, self.peak) = (BytesMut::new(), 0);
+                self.borders = self.borders.take().map(|_| VecDeque::new());
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Room for answers when packets have taken all of theirs.
+const ANSWERS_BYTES_MAX: usize = 16 * 1024;
+/// The most memory that an empty outbox keeps.
+const KEPT_BYTES_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_leave_in_order_and_padded() {
+        let (mut near, mut far) = duplex(64);
+        let mut outbox = Outbox::new(1000, false);
+        for message in [&b"12345678"[..], b"abcde", b""] {
+            outbox.push_packet(message).expect("there is room");
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(outbox.poll_write(Pin::new(&mut near), &mut cx).is_ready());
+        let mut read = [0; 16];
+        far.read_exact(&mut read).await.expect("sixteen bytes");
+        assert_eq!(&read, b"12345678abcde\0\0\0");
+    }
+
+    #[tokio::test]
+    async fn a_full_outbox_refuses_packets_and_has_room_for_answers() {
+        let (mut near, mut far) = duplex(16);
+        let mut outbox = Outbox::new(100, true);
+        outbox.push_packet(&[1; 98]).expect("there is room");
+        assert_eq!(outbox.push_packet(&[2; 1]), Err(Full));
+        for _ in 0..ANSWERS_BYTES_MAX / 64 {
+            outbox.push_answer(&[3; 64]).expect("there is room for answers");
+        }
+        assert_eq!(outbox.push_answer(&[3; 64]), Err(Full));
+        let mut read = vec![0; 100 + ANSWERS_BYTES_MAX / 64 * 64];
+        let all = read.len();
+        let write = std::future::poll_fn(|cx| outbox.poll_write(Pin::new(&mut near), cx));
+        let (written, read) = tokio::join!(write, far.read_exact(&mut read));
+        written.expect("the other end reads");
+        assert_eq!(read.ok(), Some(all));
+        assert_eq!(outbox.waiting.capacity(), 0, "the memory of a burst is given back");
+        outbox.push_packet(&[2; 1]).expect("there is room again");
+    }
+
+    /// Takes at most five bytes at a time, and keeps what each call brought.
+    struct Calls(Vec<Vec<u8>>);
+
+    impl AsyncWrite for Calls {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let count = bytes.len().min(5);
+            self.0.push(bytes[..count].to_vec());
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn over_tls_no_two_messages_are_written_at_once() {
+        let calls = |each_alone| {
+            let (mut stream, mut outbox) = (Calls(Vec::new()), Outbox::new(100, each_alone));
+            for message in [&b"1234"[..], b"abcdefgh", b"5678"] {
+                outbox.push_packet(message).expect("there is room");
+            }
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(outbox.poll_write(Pin::new(&mut stream), &mut cx).is_ready());
+            stream.0
+        };
+        assert_eq!(calls(true), [&b"1234"[..], b"abcde", b"fgh", b"5678"]);
+        assert_eq!(calls(false), [&b"1234a"[..], b"bcdef", b"gh567", b"8"]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_gone_is_an_error() {
+        let (mut near, far) = duplex(16);
+        drop(far);
+        let mut outbox = Outbox::new(100, true);
+        outbox.push_packet(b"anybody?").expect("there is room");
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(
+            outbox.poll_write(Pin::new(&mut near), &mut cx),
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe
+        ));
+    }
+}
