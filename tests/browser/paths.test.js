@@ -50,6 +50,23 @@ test("a broadcast is watched through the relay from both sides", async (t) => {
   await leaveNothing(daemon, watcher, broadcaster);
 });
 
+test("where UDP is blocked, both sides reach the relay over TCP", async (t) => {
+  const { daemon, studio, sofa } = await stage(t, { turn: 'listen = ["tcp://127.0.0.1:0"]' });
+  const broadcaster = await goLive(studio, daemon.web, { room: "streamed", relay: true });
+  const watcher = await watch(sofa, daemon.web, "streamed", { relay: true });
+  await seesAndHears(watcher);
+  const pair = { local: "relay", remote: "relay", path: "tcp" };
+  assert.deepEqual(await selectedPair(watcher), pair);
+  assert.deepEqual(await selectedPair(broadcaster), pair);
+  await rowsBecome(broadcaster, ["Viewer 1: Relayed · TCP"]);
+  const metrics = await daemon.metrics();
+  assert.ok(metrics.get("turncast_turn_connections") >= 2);
+  assert.equal(metrics.get('turncast_link_reports_total{path="tcp"}'), 1);
+  assert.equal(metrics.get('turncast_limit_hits_total{limit="write_queue"}'), 0);
+  await leaveNothing(daemon, watcher, broadcaster);
+  await daemon.metricBecomes("turncast_turn_connections", 0, 10_000);
+});
+
 test("with ice_policy relay nobody learns an address", async (t) => {
   const { daemon, studio, sofa } = await stage(t, { broadcast: 'ice_policy = "relay"' });
   const broadcaster = await goLive(studio, daemon.web, { room: "private" });

@@ -10,16 +10,17 @@ mod turn;
 
 pub use config::config;
 pub use signal::{sdp_candidates, signaling_frame};
-pub use stun::{channel_data, control, stun_message};
+pub use stun::{channel_data, control, stream, stun_message};
 pub use turn::turn_server;
 
 /// A target: its name, which is that of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 7] = [
+pub const ALL: [Target; 8] = [
     ("stun_message", stun_message),
     ("channel_data", channel_data),
+    ("stream", stream),
     ("control", control),
     ("turn_server", turn_server),
     ("signaling_frame", signaling_frame),

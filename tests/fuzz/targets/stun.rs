@@ -2,8 +2,8 @@
 
 use turncast::stun::control::Control;
 use turncast::stun::{
-    ChannelData, Kind, Message, SendIndication, UNKNOWN_ATTRIBUTES_MAX, classify, long_term_key,
-    parse_xor_address,
+    ChannelData, FRAME_BYTES_MAX, Framer, Kind, Message, SendIndication, UNKNOWN_ATTRIBUTES_MAX,
+    classify, long_term_key, parse_xor_address,
 };
 
 /// The view of a STUN message and everything it tells.
@@ -35,6 +35,38 @@ pub fn channel_data(input: &[u8]) {
     assert!((0x4000..=0x4FFF).contains(&channel_data.number));
     assert_eq!(channel_data.payload.start, 4);
     assert!(channel_data.payload.end <= input.len());
+}
+
+/// A stream of messages, once as it is and once in pieces of as many bytes as its first one says.
+pub fn stream(input: &[u8]) {
+    let whole = messages(input, input.len().max(1));
+    let piece = usize::from(input.first().copied().unwrap_or(1)).max(1);
+    assert_eq!(messages(input, piece), whole, "how bytes arrive changes nothing");
+}
+
+/// The messages of a stream, and whether it was one to its end.
+fn messages(input: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
+    let (mut framer, mut found, mut rest) = (Framer::new(), Vec::new(), input);
+    while !rest.is_empty() {
+        let space = framer.space();
+        assert!(!space.is_empty(), "a read of nothing looks like the end");
+        let count = piece.min(space.len()).min(rest.len());
+        space[..count].copy_from_slice(&rest[..count]);
+        framer.filled(count);
+        rest = &rest[count..];
+        loop {
+            match framer.next_message() {
+                Ok(Some(message)) => {
+                    assert!(message.len() <= FRAME_BYTES_MAX);
+                    assert_ne!(classify(message), Kind::Other);
+                    found.push(message.to_vec());
+                }
+                Ok(None) => break,
+                Err(_) => return (found, false),
+            }
+        }
+    }
+    (found, true)
 }
 
 /// Authenticated control messages, which the crates decode.
