@@ -341,7 +341,7 @@ fn a_dead_peer_costs_a_live_one_nothing_over_tcp() {
         client.send_channel(0x4000, &[round]);
         assert_eq!(live.recv_from(&mut [0; 8]).expect("the live peer's"), (1, relayed));
         live.send_to(&[round], relayed).expect("an answer");
-        assert_eq!(client.receive(), Relayed::Channel(0x4000, vec![round]));
+        assert_eq!(client.receive_payload(), Relayed::Channel(0x4000, vec![round]));
     }
     assert_eq!(daemon.metric("turncast_turn_dropped_total{reason=\"send_failed\"}"), 0);
     daemon.stop();
