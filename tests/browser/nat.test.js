@@ -14,12 +14,12 @@ import { browserFor, daemonFor } from "./harness/stage.js";
 const ORIGIN = `http://${SERVER}:8080`;
 const skip = mayMakeNetworks() ? false : "network namespaces need root";
 
-function tables(address, relayed) {
+function tables(address, relayed, scheme) {
   return {
     "": `public_host = "${SERVER}"`,
     web: `listen = ["${address}:8080"]`,
     turn: [
-      `listen = ["${address}:3478"]`,
+      `listen = ["${scheme}${address}:3478"]`,
       `relay_addresses = ["${relayed}"]`,
       // A range for documentation, which nobody could be relayed to otherwise.
       'allow_peers = ["203.0.113.0/24"]',
@@ -28,12 +28,12 @@ function tables(address, relayed) {
   };
 }
 
-async function stage(t, { serverBehindNat = false } = {}) {
+async function stage(t, { serverBehindNat = false, scheme = "" } = {}) {
   const network = closing(t, await Network.build({ serverBehindNat }), (each) => each.remove());
   const inside = serverBehindNat ? SERVER_INSIDE : SERVER;
   const daemon = await daemonFor(t, {
     namespace: network.server,
-    tables: tables(inside, serverBehindNat ? `${SERVER}/${SERVER_INSIDE}` : SERVER),
+    tables: tables(inside, serverBehindNat ? `${SERVER}/${SERVER_INSIDE}` : SERVER, scheme),
   });
   const open = (which) => browserFor(t, {
     namespace: network.client(which),
@@ -70,7 +70,8 @@ test("two symmetric NATs are crossed through the relay", { skip }, async (t) => 
 });
 
 test("a break of the network is healed without a new link", { skip }, async (t) => {
-  const { network, studio, sofa } = await stage(t);
+  // Over TCP it would not even be a break.
+  const { network, studio, sofa } = await stage(t, { scheme: "udp://" });
   const broadcaster = await goLive(studio, ORIGIN, { room: "tunnel", key: KEY });
   const watcher = await watch(sofa, ORIGIN, "tunnel");
   await seesAndHears(watcher);
@@ -83,6 +84,18 @@ test("a break of the network is healed without a new link", { skip }, async (t) 
   await moves(watcher);
   assert.equal(await watcher.evaluate(() => turncast.links[0].id), link);
   await rowsBecome(broadcaster, ["Viewer 1: Relayed · UDP"]);
+});
+
+test("behind a router that drops UDP the relay is reached over TCP", { skip }, async (t) => {
+  const { network, daemon, studio, sofa } = await stage(t);
+  await network.cutUdp("b", true);
+  const broadcaster = await goLive(studio, ORIGIN, { room: "office", key: KEY });
+  const watcher = await watch(sofa, ORIGIN, "office");
+  await seesAndHears(watcher);
+  // The other side is still free to use UDP; what it reports is its own way.
+  assert.equal((await selectedPair(watcher)).path, "tcp");
+  await hasRelayed(daemon);
+  await leaveNothing(daemon, watcher, broadcaster);
 });
 
 test("without the relay two symmetric NATs are not crossed, and the page says so",

@@ -267,8 +267,9 @@ fn a_slow_reader_loses_packets_and_holds_up_nobody() {
         }
         assert!(begin.elapsed() < DEADLINE, "nothing was dropped");
     }
-    // Whole messages were lost, never a part of one; the connection is as good as before.
-    for _ in 0..20 {
+    // Whole messages were lost, never a part of one; the connection is as good as before. A full
+    // queue holds at least these two, one of them perhaps in part.
+    for _ in 0..2 {
         assert_eq!(slow.receive(), Relayed::Channel(0x4000, payload.to_vec()));
     }
     slow.refresh(600).expect("answers come behind what waits");
@@ -418,6 +419,6 @@ fn a_handshake_that_does_not_go_on_is_cut_and_counted() {
     let (daemon, _) = start_tls(&[&rustls::version::TLS13], more);
     let mut silent = connect(daemon.turn_over("tls"));
     assert!(read_to_end(&mut silent).is_empty());
-    assert_eq!(daemon.metric(&limit("handshake_time")), 1);
+    daemon.wait_for_metric(&limit("handshake_time"), 1);
     daemon.stop();
 }
