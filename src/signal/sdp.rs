@@ -124,7 +124,10 @@ fn relayed_line(line: &str) -> Option<String> {
             }
             Some(format!("m={}", words.join(" ")))
         }
-        _ => Some(line.to_owned()),
+        // A type is one letter (RFC 8866, section 5). Who reads less strictly than that may find
+        // an address in what is none.
+        _ if matches!(kind.as_bytes(), [b'a'..=b'z']) => Some(line.to_owned()),
+        _ => None,
     }
 }
 
@@ -223,7 +226,9 @@ mod tests {
              a=candidate:1 1 udp 1 198.51.100.7 4000 typ host\r\na={RELAY}\r\n\
              a=Candidate:1 1 udp 1 198.51.100.7 4000 typ srflx\r\n\
              a=remote-candidates:1 198.51.100.7 4000\r\na=rtcp-mux\r\na=ice-ufrag:ab\r\n\
-             m=audio 0 UDP/TLS/RTP/SAVPF 111\r\nnonsense 198.51.100.7\r\n"
+             m=audio 0 UDP/TLS/RTP/SAVPF 111\r\nnonsense 198.51.100.7\r\n\
+             \u{20}a=candidate:1 1 udp 1 198.51.100.7 4000 typ host\r\n\
+             candidate:1 1 udp a=1 198.51.100.7 4000 typ host\r\n"
         );
         let relayed = relayed_sdp(&sdp);
         assert!(!relayed.contains("198.51.100.7"), "{relayed}");

@@ -2,8 +2,9 @@
 //!
 //! Everything that leaves this folder is safe to call: descriptors come in borrowed, buffers as
 //! slices, and no pointer outlives the call it was made for, except those of [`RecvBatch`], which
-//! point into memory that it owns. Linux only. Segmentation offload has its place in `recv` and
-//! `send` and is not built yet.
+//! point into memory that it owns. Linux only, with glibc or musl: they give the same fields other
+//! widths, so what is written there is cast to `_`. Segmentation offload has its place in `recv`
+//! and `send` and is not built yet.
 
 #![allow(unsafe_code)]
 

@@ -82,14 +82,15 @@ impl RecvBatch {
             // SAFETY: `index` is within the array, and `&mut self` is the only access to it.
             let header = unsafe { &mut (*self.header(index).as_ptr()).msg_hdr };
             header.msg_namelen = Address::SPACE;
-            header.msg_controllen = CONTROL;
+            header.msg_controllen = CONTROL as _;
             header.msg_flags = 0;
         }
         // SAFETY: BATCH headers are live, and each points to a name, an iovec, a slot and a
         // control buffer of the lengths it says, owned by this batch and borrowed by nobody.
         let count = unsafe {
             let (fd, headers) = (socket.as_raw_fd(), self.headers.cast().as_ptr());
-            libc::recvmmsg(fd, headers, BATCH as u32, libc::MSG_DONTWAIT, std::ptr::null_mut())
+            let flags = libc::MSG_DONTWAIT as _;
+            libc::recvmmsg(fd, headers, BATCH as u32, flags, std::ptr::null_mut())
         };
         self.used = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         Ok(self.used)

@@ -99,7 +99,7 @@ impl SendBatch {
         header.msg_iovlen = 1;
         header.msg_control =
             if control_len == 0 { null_mut() } else { control.0.as_mut_ptr().cast() };
-        header.msg_controllen = control_len;
+        header.msg_controllen = control_len as _;
     }
 
     /// Sends the first `group` headers; whether the send buffer was full and the rest dropped.
@@ -172,7 +172,7 @@ impl SendBatch {
         let count = unsafe {
             let (fd, len) = (socket.as_raw_fd(), headers.len() as u32);
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-            libc::sendmmsg(fd, headers.as_mut_ptr(), len, flags)
+            libc::sendmmsg(fd, headers.as_mut_ptr(), len, flags as _)
         };
         usize::try_from(count).map_err(|_| io::Error::last_os_error())
     }
@@ -232,7 +232,7 @@ impl Control {
             let header = place.as_mut_ptr().cast::<libc::cmsghdr>();
             (*header).cmsg_level = level;
             (*header).cmsg_type = kind;
-            (*header).cmsg_len = libc::CMSG_LEN(len) as usize;
+            (*header).cmsg_len = libc::CMSG_LEN(len) as _;
             libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
         }
         used + space
