@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::schema::{Allowed, Key, Preset, Schema, read, section};
 use super::values::{
-    BroadcastKeyEntry, CredentialHash, Host, HostName, IcePolicy, List, LogAddresses, LogFormat,
-    LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName, UserEntry,
+    BroadcastKeyEntry, CredentialHash, DefaultFamily, Host, HostName, IcePolicy, List,
+    LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName,
+    UserEntry,
 };
 use crate::net::Prefix;
 use crate::telemetry::Secret;
@@ -132,6 +133,14 @@ section! {
         /// UDP ports of relayed streams, both ends included.
         relay_ports: PortRange = Is(r#""49152-65535""#),
             Text("\"FIRST-LAST\", two ports from 1 to 65535");
+        /// The address family of a relayed stream when the client does not say, and browsers never
+        /// do. "ipv4" is the standard; "client" takes the family that the client itself came with,
+        /// if it is relayed: for hosts without IPv4.
+        default_family: DefaultFamily = Is(r#""ipv4""#), Word(&["ipv4", "client"]);
+        /// Another TURN server that clients are sent to instead of being served, for each address
+        /// family the first of it. Broadcasters and watchers of our own pages stay.
+        alternate_server: List<SocketAddr> = Empty(r#"["198.51.100.20:3478"]"#),
+            Text("IP addresses with a port, such as \"198.51.100.20:3478\"");
         /// Threads that relay. 0: one per processor.
         workers: u32 = Is("0"), Whole(0, 256);
         /// A secret, or several, with which other applications sign credentials `expiry:name`
@@ -171,7 +180,8 @@ section! {
     /// What one client of the relay, and all of them, may take. A limit that bites is counted in
     /// `turncast_limit_hits_total`.
     TurnLimits {
-        /// Allocations at a time of one user, fixed or signed with the shared secret.
+        /// Allocations at a time of one user, fixed or signed with the shared secret. A second
+        /// address family and a port in reserve count as one more each, here and below.
         allocations_per_user: u32 = Is("10"), Whole(1, 1_000_000);
         /// Allocations at a time of one side of one link of a broadcast.
         allocations_per_link: u32 = Is("16"), Whole(1, 1_000_000);
@@ -181,12 +191,18 @@ section! {
         permissions_per_allocation: u32 = Is("64"), Whole(1, 65_536);
         /// Channels at a time of one allocation.
         channels_per_allocation: u32 = Is("32"), Whole(1, 4096);
+        /// Peers that one allocation may add in a minute: permissions that it did not have. 0: no
+        /// limit.
+        new_peers_per_min: u32 = Is("120"), Whole(0, 1_000_000);
         /// The longest lifetime of an allocation between two refreshes.
         lifetime_secs_max: u32 = Is("3600"), Whole(1, 86_400);
         /// How long a nonce is good.
         nonce_secs: u32 = Is("3600"), Whole(1, 86_400);
         /// Bytes a second of one allocation, both directions together. 0: no limit.
         bandwidth_per_allocation_bytes_per_sec: u64 = Is("0"), Whole(0, 1_000_000_000_000);
+        /// Bytes a second of all allocations of one user, or of one side of one link of a
+        /// broadcast, both directions together. 0: no limit.
+        bandwidth_per_user_bytes_per_sec: u64 = Is("0"), Whole(0, 1_000_000_000_000);
         /// Bytes a second of all allocations together. 0: no limit.
         bandwidth_bytes_per_sec: u64 = Is("0"), Whole(0, 1_000_000_000_000);
         /// Requests a second that strangers of one /24 or /56 get answered. 0: no limit.

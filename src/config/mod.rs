@@ -26,8 +26,9 @@ pub use keys::{
 pub use load::{Environment, Loaded, SYSTEM_FILE, Warning};
 pub use secrets::Secrets;
 pub use values::{
-    BroadcastKeyEntry, CredentialHash, Host, HostName, IcePolicy, List, LogAddresses, LogFormat,
-    LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName, TurnScheme, UserEntry,
+    BroadcastKeyEntry, CredentialHash, DefaultFamily, Host, HostName, IcePolicy, List,
+    LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName,
+    TurnScheme, UserEntry,
 };
 
 /// Why there is no configuration.

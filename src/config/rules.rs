@@ -165,11 +165,41 @@ fn relay(config: &Config, findings: &mut Findings) {
         let problem = Problem::new("without a hash no credential of a shared secret is good");
         findings.refuse("turn.credential_hash", problem.help("allowed: \"sha1\" or \"sha256\""));
     }
-    if turn.limits.bandwidth_bytes_per_sec != 0
-        && turn.limits.bandwidth_per_allocation_bytes_per_sec > turn.limits.bandwidth_bytes_per_sec
-    {
+    alternate_server(config, findings);
+    bandwidth(config, findings);
+}
+
+/// Each rate leaves room for the narrower one within it.
+fn bandwidth(config: &Config, findings: &mut Findings) {
+    let limits = &config.turn.limits;
+    let allocation = limits.bandwidth_per_allocation_bytes_per_sec;
+    let of_user = limits.bandwidth_per_user_bytes_per_sec;
+    let all = limits.bandwidth_bytes_per_sec;
+    let exceeds = |narrow: u64, wide: u64| wide != 0 && narrow > wide;
+    if exceeds(allocation, all) {
         let problem = Problem::new("one allocation may take more than all of them together");
         findings.refuse("turn.limits.bandwidth_per_allocation_bytes_per_sec", problem);
+    }
+    if exceeds(allocation, of_user) {
+        let problem = Problem::new("one allocation may take more than all those of its user");
+        findings.refuse("turn.limits.bandwidth_per_allocation_bytes_per_sec", problem);
+    }
+    if exceeds(of_user, all) {
+        let problem = Problem::new("one user may take more than all users together");
+        findings.refuse("turn.limits.bandwidth_per_user_bytes_per_sec", problem);
+    }
+}
+
+fn alternate_server(config: &Config, findings: &mut Findings) {
+    for server in &*config.turn.alternate_server {
+        let ours = config.turn.listen.iter().any(|listen| listen.address == *server);
+        if server.port() == 0 || server.ip().is_unspecified() || server.ip().is_multicast() {
+            let problem = Problem::new(format!("nobody can be sent to {server}"));
+            findings.refuse("turn.alternate_server", problem.help("name an address and a port"));
+        } else if ours {
+            let problem = Problem::new(format!("{server} is turn.listen: clients would go round"));
+            findings.refuse("turn.alternate_server", problem);
+        }
     }
 }
 

@@ -366,6 +366,22 @@ fn what_opens_more_than_meant_is_warned_of() {
     let limits =
         "[turn.limits]\nbandwidth_bytes_per_sec = 5\nbandwidth_per_allocation_bytes_per_sec = 6\n";
     assert_says(&mistake(limits), &["one allocation may take more than all of them"]);
+    let limits = "[turn.limits]\nbandwidth_per_user_bytes_per_sec = 5\n\
+                  bandwidth_per_allocation_bytes_per_sec = 6\n";
+    assert_says(&mistake(limits), &["one allocation may take more than all those of its user"]);
+    let limits =
+        "[turn.limits]\nbandwidth_bytes_per_sec = 5\nbandwidth_per_user_bytes_per_sec = 6\n";
+    assert_says(&mistake(limits), &["one user may take more than all users together"]);
+}
+
+#[test]
+fn an_alternate_server_is_another_one_that_can_be_reached() {
+    let own = "[turn]\nlisten = \"192.0.2.1:3478\"\nalternate_server = \"192.0.2.1:3478\"\n";
+    assert_says(&mistake(own), &["turn.alternate_server", "clients would go round"]);
+    for nobody in ["0.0.0.0:3478", "192.0.2.2:0", "[ff02::1]:3478"] {
+        let text = format!("[turn]\nalternate_server = \"{nobody}\"\n");
+        assert_says(&mistake(&text), &["nobody can be sent to", "name an address and a port"]);
+    }
 }
 
 #[test]

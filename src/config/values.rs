@@ -463,6 +463,13 @@ words! {
         /// Through the relay only.
         Relay = "relay",
     }
+    /// `turn.default_family`.
+    DefaultFamily {
+        /// IPv4, as RFC 8656 has it.
+        Ipv4 = "ipv4",
+        /// That of the client's own address.
+        Client = "client",
+    }
     /// `turn.credential_hash`.
     CredentialHash {
         /// HMAC-SHA1.

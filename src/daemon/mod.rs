@@ -117,6 +117,9 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
     if let Some(why) = options::too_few_descriptors(&loaded.config, descriptors) {
         warn!(why, "the limit of open files is low");
     }
+    if let Some(why) = options::no_default_family(&loaded.config, &relay_addresses) {
+        warn!(why, "browsers are not relayed");
+    }
     let allocations = options::allocations(&loaded.config, descriptors);
     let turn = options::turn(loaded, relay_addresses, host.clone(), allocations);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -148,6 +151,9 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
         text += &format!("\nwarning: {error}; the daemon would not start here\n");
     }
     if let Some(why) = options::too_few_descriptors(&loaded.config, descriptors) {
+        text += &format!("\nwarning: {why}\n");
+    }
+    if let Some(why) = options::no_default_family(&loaded.config, &relay) {
         text += &format!("\nwarning: {why}\n");
     }
     if directory.is_none() {

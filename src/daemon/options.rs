@@ -1,7 +1,8 @@
 //! From the configuration to the plain options of each part: the only place that knows both.
 
 use crate::config::{
-    Config, CredentialHash, Host, IcePolicy, Loaded, LogFormat, LogLevel, Secrets, TurnScheme,
+    Config, CredentialHash, DefaultFamily, Host, IcePolicy, Loaded, LogFormat, LogLevel, Secrets,
+    TurnScheme,
 };
 use crate::credentials::{self, SharedSecrets};
 use crate::telemetry::{self, LogOptions};
@@ -49,6 +50,12 @@ pub(super) fn turn(
         strict_expiry: config.strict_expiry,
         allow_peers: config.allow_peers.to_vec(),
         deny_peers: config.deny_peers.to_vec(),
+        dont_fragment: relay::Relay::can_set_dont_fragment(),
+        default_family: match config.default_family {
+            DefaultFamily::Ipv4 => turn::DefaultFamily::Ipv4,
+            DefaultFamily::Client => turn::DefaultFamily::Client,
+        },
+        alternate_servers: config.alternate_server.to_vec(),
         host_addresses,
         limits: turn::Limits {
             allocations_per_user: limits.allocations_per_user,
@@ -56,9 +63,11 @@ pub(super) fn turn(
             allocations,
             permissions_per_allocation: limits.permissions_per_allocation,
             channels_per_allocation: limits.channels_per_allocation,
+            new_peers_per_min: limits.new_peers_per_min,
             lifetime_secs_max: limits.lifetime_secs_max,
             nonce_secs: limits.nonce_secs,
             bandwidth_per_allocation_bytes_per_sec: limits.bandwidth_per_allocation_bytes_per_sec,
+            bandwidth_per_user_bytes_per_sec: limits.bandwidth_per_user_bytes_per_sec,
             bandwidth_bytes_per_sec: limits.bandwidth_bytes_per_sec,
             unauthenticated_per_prefix_per_sec: limits.unauthenticated_per_prefix_per_sec,
             unauthenticated_burst: limits.unauthenticated_burst,
@@ -167,6 +176,17 @@ pub(super) fn allocations(config: &Config, descriptors: u64) -> u32 {
         }
         configured => configured,
     }
+}
+
+/// What to warn of when no browser could be relayed: none asks for a family, and the default one
+/// is not there.
+pub(super) fn no_default_family(config: &Config, relay: &[RelayAddress]) -> Option<String> {
+    let has_ipv4 = relay.iter().any(|address| address.public.is_ipv4());
+    (!has_ipv4 && config.turn.default_family == DefaultFamily::Ipv4).then(|| {
+        "there is no IPv4 address to relay from, and browsers never ask for IPv6: set \
+         turn.default_family = \"client\", or add an IPv4 address to turn.relay_addresses"
+            .to_owned()
+    })
 }
 
 /// What to warn of when the configuration allows more than there are `descriptors` for.

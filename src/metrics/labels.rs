@@ -44,6 +44,8 @@ label! {
 label! {
     /// Why a request was refused: the STUN error code.
     Code, "code" {
+        /// 300 Try Alternate.
+        TryAlternate => "300",
         /// 400 Bad Request.
         BadRequest => "400",
         /// 401 Unauthenticated.
@@ -96,6 +98,8 @@ label! {
         Repeated => "repeated",
         /// Longer than a UDP datagram may be once the header is in front.
         TooLong => "too_long",
+        /// An ICMP error that is of no use to a client, or one too many at once.
+        Icmp => "icmp",
         /// The operating system refused to send.
         SendFailed => "send_failed",
         /// The socket's send buffer was full.
@@ -120,6 +124,10 @@ label! {
         Lifetime => "lifetime",
         /// `turn.limits.bandwidth_per_allocation_bytes_per_sec`.
         BandwidthPerAllocation => "bandwidth_per_allocation",
+        /// `turn.limits.bandwidth_per_user_bytes_per_sec`.
+        BandwidthPerUser => "bandwidth_per_user",
+        /// `turn.limits.new_peers_per_min`.
+        NewPeers => "new_peers",
         /// `turn.limits.bandwidth_bytes_per_sec`.
         Bandwidth => "bandwidth",
         /// `turn.limits.unauthenticated_per_prefix_per_sec`.

@@ -27,6 +27,7 @@ pub use shared::Handle;
 use shared::Inbox;
 use stream::Registry;
 pub use stream::{StreamLimits, Streams};
+use sys::can_set_dont_fragment;
 pub use sys::raise_descriptor_limit;
 use udp::Sockets;
 use worker::Worker;
@@ -160,6 +161,12 @@ impl Relay {
         Ok(relay)
     }
 
+    /// Whether the kernel sends datagrams of IPv4 with the DF bit when it is asked to: what
+    /// [`Options::dont_fragment`](crate::turn::Options::dont_fragment) wants to know.
+    pub fn can_set_dont_fragment() -> bool {
+        can_set_dont_fragment()
+    }
+
     /// What is listened on, with real ports, in the order of the options.
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -242,6 +249,9 @@ fn turn_options_for_tests() -> crate::turn::Options {
         strict_expiry: false,
         allow_peers: Vec::new(),
         deny_peers: Vec::new(),
+        dont_fragment: true,
+        default_family: crate::turn::DefaultFamily::Ipv4,
+        alternate_servers: Vec::new(),
         host_addresses: Vec::new(),
         limits: crate::turn::Limits {
             allocations_per_user: 1,
@@ -249,9 +259,11 @@ fn turn_options_for_tests() -> crate::turn::Options {
             allocations: 1,
             permissions_per_allocation: 1,
             channels_per_allocation: 1,
+            new_peers_per_min: 0,
             lifetime_secs_max: 600,
             nonce_secs: 600,
             bandwidth_per_allocation_bytes_per_sec: 0,
+            bandwidth_per_user_bytes_per_sec: 0,
             bandwidth_bytes_per_sec: 0,
             unauthenticated_per_prefix_per_sec: 0,
             unauthenticated_burst: 0,

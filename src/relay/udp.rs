@@ -9,10 +9,11 @@ use rustc_hash::FxHashMap;
 use socket2::Socket;
 
 use super::sys::{
-    BATCH, Datagram, Poll, RecvBatch, SendBatch, relay_socket, was_address_in_use, was_exhausted,
+    BATCH, Datagram, Poll, RecvBatch, SendBatch, SocketError, relay_socket, set_dont_fragment,
+    was_address_in_use, was_exhausted,
 };
 use crate::metrics::{DropReason, WorkerMetrics};
-use crate::turn::{BindFailure, FiveTuple, RelayId};
+use crate::turn::{BindFailure, FiveTuple, HeldSocket, RelayId};
 
 /// What a socket is to its worker, packed into the number that epoll hands back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,19 +117,42 @@ impl Sockets {
         self.relays.is_empty()
     }
 
-    /// Binds the socket of allocation `relay`.
+    /// Binds the socket `relay` of an allocation.
     pub(super) fn bind(&mut self, relay: RelayId, local: SocketAddr) -> Result<(), BindFailure> {
-        let bound = relay_socket(local, self.relay_buffer_bytes).and_then(|socket| {
-            self.poll.add(socket.as_fd(), Token::Relay(relay.0).number())?;
-            Ok(socket)
-        });
-        match bound {
-            Ok(socket) => {
-                self.relays.insert(relay, socket);
-                Ok(())
+        let socket = self.open(local)?;
+        self.watch(relay, socket)
+    }
+
+    /// Binds a socket that is held for a later allocation, here or at another worker. Nobody reads
+    /// it until then; its receive buffer bounds what gathers.
+    pub(super) fn reserve(&self, local: SocketAddr) -> Result<HeldSocket, BindFailure> {
+        self.open(local).map(HeldSocket::new)
+    }
+
+    /// Takes a socket over that was held for the allocation of `relay`.
+    pub(super) fn adopt(&mut self, relay: RelayId, held: HeldSocket) -> Result<(), BindFailure> {
+        // Only `reserve` makes them, so it is a socket of its kind.
+        let socket: Socket = held.into_socket().ok_or(BindFailure::Unavailable)?;
+        // What came before anybody asked for the address is for nobody; later it might pass for
+        // what somebody was permitted to send.
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        for _ in 0..EARLY_MAX {
+            if socket.recv(&mut byte).is_err() {
+                break;
             }
-            Err(error) => Err(bind_failure(error)),
         }
+        self.watch(relay, socket)
+    }
+
+    fn open(&self, local: SocketAddr) -> Result<Socket, BindFailure> {
+        relay_socket(local, self.relay_buffer_bytes).map_err(bind_failure)
+    }
+
+    fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
+        let watched = self.poll.add(socket.as_fd(), Token::Relay(relay.0).number());
+        watched.map_err(bind_failure)?;
+        self.relays.insert(relay, socket);
+        Ok(())
     }
 
     /// Closes the socket of allocation `relay`.
@@ -172,7 +196,32 @@ pub(super) struct Outbound {
     waiting: Vec<Waiting>,
     answers: Vec<Vec<u8>>,
     batch: SendBatch,
+    errors: Errors,
 }
+
+/// ICMP errors that wait for the engine, with the relay socket that each came to.
+#[derive(Debug, Default)]
+pub(super) struct Errors {
+    pub(super) waiting: Vec<(RelayId, SocketError)>,
+    /// How many found no room.
+    pub(super) lost: usize,
+}
+
+impl Errors {
+    fn push(&mut self, relay: RelayId, error: SocketError) {
+        if self.waiting.len() < ERRORS_MAX {
+            self.waiting.push((relay, error));
+        } else {
+            self.lost += 1;
+        }
+    }
+}
+
+/// The most datagrams thrown away from a socket that was held: more than its buffer has room for.
+const EARLY_MAX: usize = 16_384;
+
+/// The most ICMP errors that wait at once: a client is told of some, and of no flood.
+const ERRORS_MAX: usize = 64;
 
 struct Waiting {
     socket: Token,
@@ -180,7 +229,17 @@ struct Waiting {
     sequence: u32,
     to: SocketAddr,
     from: Option<SocketAddr>,
+    marks: Marks,
     body: Body,
+}
+
+/// What the IP header of a datagram says besides addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// DSCP and ECN: those of the datagram that the payload came in (RFC 8656, section 14).
+    pub(super) traffic_class: u8,
+    /// The DF bit, for IPv4.
+    pub(super) dont_fragment: bool,
 }
 
 enum Body {
@@ -194,7 +253,7 @@ impl Outbound {
     /// Nothing waits.
     pub(super) fn new() -> Self {
         let waiting = Vec::with_capacity(BATCH);
-        Self { waiting, answers: Vec::new(), batch: SendBatch::new() }
+        Self { waiting, answers: Vec::new(), batch: SendBatch::new(), errors: Errors::default() }
     }
 
     /// Whether nothing waits.
@@ -207,10 +266,10 @@ impl Outbound {
         &mut self,
         relay: RelayId,
         to: SocketAddr,
-        index: usize,
-        range: Range<usize>,
+        (index, range): (usize, Range<usize>),
+        marks: Marks,
     ) {
-        self.push(Token::Relay(relay.0), to, None, Body::Slot { index, range });
+        self.push(Token::Relay(relay.0), to, None, marks, Body::Slot { index, range });
     }
 
     /// The bytes `range` of slot `index` go to a client; whether one of our listeners is in
@@ -219,13 +278,13 @@ impl Outbound {
         &mut self,
         sockets: &Sockets,
         five_tuple: FiveTuple,
-        index: usize,
-        range: Range<usize>,
+        (index, range): (usize, Range<usize>),
+        marks: Marks,
     ) -> bool {
         let Some((socket, from)) = sockets.route(five_tuple.server) else {
             return false;
         };
-        self.push(socket, five_tuple.client, from, Body::Slot { index, range });
+        self.push(socket, five_tuple.client, from, marks, Body::Slot { index, range });
         true
     }
 
@@ -241,13 +300,30 @@ impl Outbound {
         };
         let body = Body::Answer(self.answers.len());
         self.answers.push(bytes);
-        self.push(socket, five_tuple.client, from, body);
+        self.push(socket, five_tuple.client, from, Marks::default(), body);
         true
     }
 
-    fn push(&mut self, socket: Token, to: SocketAddr, from: Option<SocketAddr>, body: Body) {
+    fn push(
+        &mut self,
+        socket: Token,
+        to: SocketAddr,
+        from: Option<SocketAddr>,
+        marks: Marks,
+        body: Body,
+    ) {
         let sequence = self.waiting.len() as u32;
-        self.waiting.push(Waiting { socket, sequence, to, from, body });
+        self.waiting.push(Waiting { socket, sequence, to, from, marks, body });
+    }
+
+    /// Notes an ICMP error that came to relay socket `relay`.
+    pub(super) fn note_error(&mut self, relay: RelayId, error: SocketError) {
+        self.errors.push(relay, error);
+    }
+
+    /// What came to relay sockets since the last call.
+    pub(super) fn take_errors(&mut self) -> Errors {
+        std::mem::take(&mut self.errors)
     }
 
     /// Sends all that waits, grouped by socket, in order; what the kernel does not take is
@@ -259,19 +335,40 @@ impl Outbound {
         metrics: &WorkerMetrics,
     ) {
         self.waiting.sort_unstable_by_key(|waiting| (waiting.socket, waiting.sequence));
-        for group in self.waiting.chunk_by(|a, b| a.socket == b.socket) {
+        let alike = |a: &Waiting, b: &Waiting| {
+            a.socket == b.socket && a.marks.dont_fragment == b.marks.dont_fragment
+        };
+        for group in self.waiting.chunk_by(alike) {
             let Some(socket) = sockets.socket(group[0].socket) else {
                 count(metrics, DropReason::SendFailed, group.len());
                 continue;
             };
-            let outcome = self.batch.send(socket, group.len(), |index| {
+            // Its bit is the socket's, so it is set for this group alone; who asked for it is not
+            // served without.
+            let unfragmented = group[0].marks.dont_fragment;
+            if unfragmented && set_dont_fragment(socket, true).is_err() {
+                count(metrics, DropReason::SendFailed, group.len());
+                continue;
+            }
+            let errors = &mut self.errors;
+            let each = |error| {
+                if let Token::Relay(relay) = group[0].socket {
+                    errors.push(RelayId(relay), error);
+                }
+            };
+            let outcome = self.batch.send(socket, group.len(), each, |index| {
                 let waiting = &group[index];
                 let bytes = match &waiting.body {
                     Body::Slot { index, range } => received.bytes(*index, range.clone()),
                     Body::Answer(index) => &self.answers[*index],
                 };
-                Datagram { bytes, to: waiting.to, from: waiting.from }
+                let Waiting { to, from, marks, .. } = *waiting;
+                Datagram { bytes, to, from, traffic_class: marks.traffic_class }
             });
+            if unfragmented {
+                // What was set a moment ago can be set back.
+                let _ = set_dont_fragment(socket, false);
+            }
             count(metrics, DropReason::SendBufferFull, outcome.full);
             count(metrics, DropReason::SendFailed, outcome.failed);
         }

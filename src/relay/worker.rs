@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::shared::{Commands, Inbox};
-use super::sys::{BATCH, Event, RecvBatch, drain_errors};
-use super::udp::{Outbound, Sockets, Token};
+use super::sys::{BATCH, Event, RecvBatch, SocketError, drain_errors};
+use super::udp::{Marks, Outbound, Sockets, Token};
 use crate::metrics::{DropReason, Heartbeat, Limit, WorkerMetrics};
 use crate::net::Now;
 use crate::turn::{
-    Action, Actions, FiveTuple, HEADROOM, RelayId, Server, TAILROOM, Transport, Verdict,
+    Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, Server, TAILROOM, Transport,
+    Verdict,
 };
 
 /// All that one worker has.
@@ -62,6 +63,8 @@ struct Running {
     now: Now,
     /// After a panic in a sweep the next one waits, for it may well panic again.
     sweep_again: Instant,
+    /// When ports in reserve are looked at next.
+    reservations_at: Instant,
     stop: bool,
 }
 
@@ -76,6 +79,7 @@ impl Running {
             commands: Commands::default(),
             now,
             sweep_again: now.instant,
+            reservations_at: now.instant,
             stop: false,
         }
     }
@@ -91,6 +95,10 @@ impl Running {
                 Token::Wake => self.obey(),
                 token => self.read(token, event),
             }
+        }
+        if self.reservations_at <= self.now.instant {
+            self.reservations_at = self.now.instant + BEAT;
+            self.ask(|engine, now, _| engine.sweep_reservations(now));
         }
         if self.due().is_some_and(|due| due <= self.now.instant) {
             if !self.ask(Server::handle_timeout) {
@@ -119,7 +127,11 @@ impl Running {
             self.close_all();
         } else if commands.revoked_too_many {
             self.worker.metrics.limit(Limit::Revocations);
-            self.ask(|engine, _, actions| engine.close_all(actions));
+            // Whose ports in reserve may stay is not known either.
+            self.ask(|engine, _, actions| {
+                engine.close_all(actions);
+                engine.release_reservations();
+            });
         } else {
             for name in &commands.revoked {
                 self.ask(|engine, _, actions| engine.revoke(name, actions));
@@ -132,7 +144,10 @@ impl Running {
 
     fn close_all(&mut self) {
         self.stop = true;
-        self.ask(|engine, _, actions| engine.close_all(actions));
+        self.ask(|engine, _, actions| {
+            engine.close_all(actions);
+            engine.release_reservations();
+        });
     }
 
     /// Reads a socket, but no more than its share of the round: the rest is reported again, after
@@ -146,11 +161,17 @@ impl Running {
                 return;
             };
             if std::mem::take(&mut error) {
-                drain_errors(socket);
+                drain_errors(socket, |error| {
+                    if let Token::Relay(relay) = token {
+                        self.outbound.note_error(RelayId(relay), error);
+                    }
+                });
             }
             let count = match self.received.recv(socket) {
                 Ok(count) => count,
-                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
+                    return self.tell_errors();
+                }
                 // An error of an earlier datagram, not of this call; what is there is read by the
                 // next round at the latest.
                 Err(_) => {
@@ -188,7 +209,7 @@ impl Running {
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_client(*now, five_tuple, datagram, actions)
         });
-        self.obey_verdict(verdict, index, HEADROOM);
+        self.obey_verdict(verdict, (index, HEADROOM), received.traffic_class);
     }
 
     fn handle_peer(&mut self, relay: RelayId, index: usize) {
@@ -202,20 +223,29 @@ impl Running {
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_peer(*now, relay, received.from, buffer, payload)
         });
-        self.obey_verdict(verdict, index, 0);
+        self.obey_verdict(verdict, (index, 0), received.traffic_class);
     }
 
-    /// Queues what the engine decided; `offset` is where the bytes it saw begin in the slot.
-    fn obey_verdict(&mut self, verdict: Option<Verdict>, index: usize, offset: usize) {
+    /// Queues what the engine decided about slot `index`; `offset` is where the bytes it saw begin
+    /// in the slot. DSCP and ECN are handed on.
+    fn obey_verdict(
+        &mut self,
+        verdict: Option<Verdict>,
+        (index, offset): (usize, usize),
+        traffic_class: u8,
+    ) {
         match verdict {
             None | Some(Verdict::Done) => {}
-            Some(Verdict::ToPeer { relay, peer, payload }) => {
+            Some(Verdict::ToPeer { relay, peer, payload, dont_fragment }) => {
                 let range = payload.start + offset..payload.end + offset;
-                self.outbound.push_to_peer(relay, peer, index, range);
+                let marks = Marks { traffic_class, dont_fragment };
+                self.outbound.push_to_peer(relay, peer, (index, range), marks);
             }
             Some(Verdict::ToClient { five_tuple, datagram }) => {
                 let range = datagram.start + offset..datagram.end + offset;
-                if !self.outbound.push_to_client(&self.worker.sockets, five_tuple, index, range) {
+                let marks = Marks { traffic_class, dont_fragment: false };
+                let (outbound, sockets) = (&mut self.outbound, &self.worker.sockets);
+                if !outbound.push_to_client(sockets, five_tuple, (index, range), marks) {
                     self.worker.metrics.dropped(DropReason::SendFailed);
                 }
             }
@@ -242,7 +272,15 @@ impl Running {
                             self.worker.metrics.dropped(DropReason::SendFailed);
                         }
                     }
-                    Action::Bind { relay, local } => self.bind(relay, local),
+                    Action::Bind { relay, local } => {
+                        let result = self.worker.sockets.bind(relay, local);
+                        self.bound(relay, result);
+                    }
+                    Action::Adopt { relay, socket } => {
+                        let result = self.worker.sockets.adopt(relay, socket);
+                        self.bound(relay, result);
+                    }
+                    Action::Reserve { relay, local } => self.reserve(relay, local),
                     Action::Close { relay } => {
                         // What was relayed before the end still leaves.
                         self.flush();
@@ -257,9 +295,8 @@ impl Running {
         }
     }
 
-    fn bind(&mut self, relay: RelayId, local: std::net::SocketAddr) {
+    fn bound(&mut self, relay: RelayId, result: Result<(), BindFailure>) {
         let Self { worker, actions, now, .. } = self;
-        let result = worker.sockets.bind(relay, local);
         let told = guard(&worker.metrics, || worker.engine.bound(*now, relay, result, actions));
         if told.is_none() {
             // Whether the engine still knows of it is open; a socket that nobody closes is worse.
@@ -267,10 +304,38 @@ impl Running {
         }
     }
 
+    fn reserve(&mut self, relay: RelayId, local: std::net::SocketAddr) {
+        let Self { worker, actions, now, .. } = self;
+        let result = worker.sockets.reserve(local);
+        // A panic closes the socket on its way.
+        guard(&worker.metrics, || worker.engine.reserved(*now, relay, result, actions));
+    }
+
     fn flush(&mut self) {
+        self.send();
+        self.tell_errors();
+    }
+
+    fn send(&mut self) {
         if !self.outbound.is_empty() {
             self.outbound.flush(&self.worker.sockets, &self.received, &self.worker.metrics);
         }
+    }
+
+    /// Tells clients of the ICMP errors that came to their relay sockets. What that sends leaves
+    /// through listeners, where no errors are queued.
+    fn tell_errors(&mut self) {
+        let errors = self.outbound.take_errors();
+        for _ in 0..errors.lost {
+            self.worker.metrics.dropped(DropReason::Icmp);
+        }
+        if errors.waiting.is_empty() {
+            return;
+        }
+        for (relay, SocketError { peer, icmp, .. }) in errors.waiting {
+            self.ask(|engine, now, actions| engine.handle_icmp(now, relay, peer, icmp, actions));
+        }
+        self.send();
     }
 }
 

@@ -6,7 +6,7 @@
 //! themselves (addresses of a wrong size, EVEN-PORT, an unknown family), the raw value is read.
 //! Every accessor: `Ok(None)` when the attribute is absent, the first one when there are several.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use webrtc_stun::attributes::AttrType;
@@ -33,6 +33,25 @@ pub enum AddressFamily {
     Ipv4,
     /// 0x02.
     Ipv6,
+}
+
+impl AddressFamily {
+    /// The family of `ip`.
+    #[inline]
+    pub const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
+    /// The family as attributes write it.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => FAMILY_IPV4,
+            Self::Ipv6 => FAMILY_IPV6,
+        }
+    }
 }
 
 impl Control {

@@ -1,8 +1,9 @@
 //! Writes STUN messages.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
+use super::control::AddressFamily;
 use super::header::message_type;
 use super::message::{ATTRIBUTE_HEADER_BYTES, padded};
 use super::{
@@ -65,6 +66,30 @@ impl Writer {
         debug_assert!((300..=699).contains(&code), "{code} is no error code");
         let fixed = [0, 0, ((code / 100) & 7) as u8, (code % 100) as u8];
         self.attribute_of(attr::ERROR_CODE, &fixed, reason.as_bytes())
+    }
+
+    /// Adds ADDRESS-ERROR-CODE: why there is no relayed address of `family`
+    /// (RFC 8656, section 18.12).
+    pub fn address_error_code(self, family: AddressFamily, code: u16, reason: &str) -> Self {
+        let fixed = [family.number(), 0, ((code / 100) & 7) as u8, (code % 100) as u8];
+        self.attribute_of(attr::ADDRESS_ERROR_CODE, &fixed, reason.as_bytes())
+    }
+
+    /// Adds ICMP (RFC 8656, section 18.13): 16 bits of zero, type and code of 8 bits each, and the
+    /// error data.
+    pub fn icmp(self, kind: u8, code: u8, error_data: u32) -> Self {
+        self.attribute_of(attr::ICMP, &[0, 0, kind, code], &error_data.to_be_bytes())
+    }
+
+    /// Adds ALTERNATE-SERVER, an address as it is (RFC 8489, sections 14.1 and 14.15).
+    pub fn alternate_server(self, address: SocketAddr) -> Self {
+        let family = AddressFamily::of(address.ip()).number();
+        let [high, low] = address.port().to_be_bytes();
+        let fixed = [0, family, high, low];
+        match address.ip() {
+            IpAddr::V4(v4) => self.attribute_of(attr::ALTERNATE_SERVER, &fixed, &v4.octets()),
+            IpAddr::V6(v6) => self.attribute_of(attr::ALTERNATE_SERVER, &fixed, &v6.octets()),
+        }
     }
 
     /// Adds UNKNOWN-ATTRIBUTES, as a 420 has it (RFC 8489, section 14.13).
@@ -179,6 +204,26 @@ mod tests {
             Message::parse(&error).unwrap().first(attr::ERROR_CODE),
             Some(&[0, 0, 4, 37][..])
         );
+    }
+
+    #[test]
+    fn attributes_of_more_than_one_part_are_laid_out_as_drawn() {
+        let value = |writer: Writer, kind| {
+            let bytes = writer.finish(None, false);
+            Message::parse(&bytes).unwrap().first(kind).unwrap().to_vec()
+        };
+        let icmp = new().icmp(3, 4, 0x0001_0203);
+        assert_eq!(value(icmp, attr::ICMP), [0, 0, 3, 4, 0, 1, 2, 3]);
+        let error = new().address_error_code(AddressFamily::Ipv6, 440, "no");
+        assert_eq!(value(error, attr::ADDRESS_ERROR_CODE), [2, 0, 4, 40, b'n', b'o']);
+        let error = new().address_error_code(AddressFamily::Ipv4, 508, "");
+        assert_eq!(value(error, attr::ADDRESS_ERROR_CODE), [1, 0, 5, 8]);
+        let server = new().alternate_server("192.0.2.1:3478".parse().unwrap());
+        let expected = [0, 1, 0x0D, 0x96, 192, 0, 2, 1];
+        assert_eq!(value(server, attr::ALTERNATE_SERVER), expected);
+        let server = new().alternate_server("[2001:db8::1]:3478".parse().unwrap());
+        let found = value(server, attr::ALTERNATE_SERVER);
+        assert_eq!((found.len(), &found[..6]), (20, &[0, 2, 0x0D, 0x96, 0x20, 0x01][..]));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// At least one datagram of any size passes a full bucket.
 const BURST_BYTES_MIN: u64 = 65_536;
@@ -32,6 +32,12 @@ impl SharedBucket {
     pub(super) fn new(bytes_per_sec: u64) -> Self {
         let burst_nanos = cost_nanos(burst_bytes(bytes_per_sec), bytes_per_sec);
         Self { bytes_per_sec, burst_nanos, start: OnceLock::new(), full_at: AtomicU64::new(0) }
+    }
+
+    /// Whether all that was taken before `now` has been made up for.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        let full_at = Duration::from_nanos(self.full_at.load(Ordering::Relaxed));
+        self.start.get().is_none_or(|start| now.saturating_duration_since(*start) >= full_at)
     }
 
     /// Takes `bytes` when they are there.

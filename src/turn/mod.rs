@@ -9,14 +9,17 @@
 
 mod authenticate;
 mod bandwidth;
+mod icmp;
 mod method;
 mod nonce;
 mod peers;
+mod pending;
 mod policy;
 mod ports;
 mod quota;
 mod reject;
 mod relayed;
+mod reservations;
 mod server;
 mod shared;
 mod table;
@@ -31,6 +34,8 @@ use crate::credentials::SharedSecrets;
 use crate::net::Prefix;
 use crate::telemetry::Secret;
 
+pub use icmp::Icmp;
+pub use reservations::HeldSocket;
 pub use server::Server;
 pub use shared::Shared;
 
@@ -121,18 +126,33 @@ pub struct Limits {
     pub permissions_per_allocation: u32,
     /// Channels of one allocation.
     pub channels_per_allocation: u32,
+    /// Peers that one allocation may add in a minute; 0: no limit.
+    pub new_peers_per_min: u32,
     /// The longest lifetime granted, in seconds.
     pub lifetime_secs_max: u32,
     /// How long a nonce is good, in seconds.
     pub nonce_secs: u32,
     /// Payload bytes a second of one allocation, both directions together; 0: no limit.
     pub bandwidth_per_allocation_bytes_per_sec: u64,
+    /// Payload bytes a second of all allocations of one user, or of one grant, both directions
+    /// together; 0: no limit.
+    pub bandwidth_per_user_bytes_per_sec: u64,
     /// Payload bytes a second of all allocations; 0: no limit.
     pub bandwidth_bytes_per_sec: u64,
     /// Requests of strangers answered per second and /24 or /56; 0: no limit.
     pub unauthenticated_per_prefix_per_sec: u32,
     /// How many of them at once.
     pub unauthenticated_burst: u32,
+}
+
+/// Which family a relayed address has when the request does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultFamily {
+    /// IPv4 (RFC 8656, section 7.2 step 7).
+    Ipv4,
+    /// That of the client's own address, if it is relayed, else the other one: for hosts without
+    /// IPv4, because browsers never ask for a family.
+    Client,
 }
 
 /// What a relay is configured to do. Plain data, filled by `daemon`.
@@ -154,6 +174,13 @@ pub struct Options {
     pub allow_peers: Vec<Prefix>,
     /// Peers that the operator closes, before the defaults.
     pub deny_peers: Vec<Prefix>,
+    /// Whether the workers can send datagrams of IPv4 that nobody may fragment.
+    pub dont_fragment: bool,
+    /// The family of a relayed address that nobody asked for.
+    pub default_family: DefaultFamily,
+    /// Where clients are sent instead, by the family of their own address: the first of it. Empty:
+    /// they are served. Holders of a grant always are.
+    pub alternate_servers: Vec<SocketAddr>,
     /// Every address of this host: denied as a peer unless a host prefix allows it. Later ones
     /// come in by [`Shared::set_host_addresses`].
     pub host_addresses: Vec<IpAddr>,
@@ -162,7 +189,7 @@ pub struct Options {
 }
 
 /// What the engine asks of its worker besides sending the verdict's packet.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Action {
     /// Send this answer to the client.
     Answer {
@@ -177,6 +204,21 @@ pub enum Action {
         relay: RelayId,
         /// Address and port.
         local: SocketAddr,
+    },
+    /// Bind a socket to `local` and give it to [`Server::reserved`]: a port that is held for a
+    /// later allocation, perhaps at another worker.
+    Reserve {
+        /// The relay socket that waits for it. It is bound by an [`Action::Bind`] of its own.
+        relay: RelayId,
+        /// Address and port.
+        local: SocketAddr,
+    },
+    /// Take a socket over that was held for this allocation, then call [`Server::bound`].
+    Adopt {
+        /// The name of the socket from now on.
+        relay: RelayId,
+        /// The socket, bound.
+        socket: HeldSocket,
     },
     /// Close the socket; its name is free afterwards.
     Close {
@@ -212,6 +254,9 @@ pub enum Verdict {
         peer: SocketAddr,
         /// The payload within the buffer that was handed in.
         payload: Range<usize>,
+        /// Whether the datagram must not be fragmented; means nothing over IPv6, where nobody but
+        /// the sender fragments.
+        dont_fragment: bool,
     },
     /// Send this part of the buffer to the client.
     ToClient {

@@ -10,7 +10,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::Limits;
 use super::policy::CanonicalPeer;
+use crate::net::TokenBucket;
+use crate::stun::control::AddressFamily;
 
 /// How long a permission lasts (RFC 8656, section 9).
 const PERMISSION_LIFE: Duration = Duration::from_secs(300);
@@ -26,6 +29,36 @@ pub(super) struct Peers {
     channels: Vec<Channel>,
     /// The same channels, sorted by peer.
     channels_by_peer: Vec<(SocketAddr, u16)>,
+    /// How many more may be added now; there once one was.
+    new_peers: Option<TokenBucket>,
+}
+
+/// How many permissions and channels there may be, and how fast they may come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) permissions: usize,
+    pub(super) channels: usize,
+    /// 0: as fast as they come.
+    pub(super) new_peers_per_min: u32,
+}
+
+impl Room {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            permissions: limits.permissions_per_allocation as usize,
+            channels: limits.channels_per_allocation as usize,
+            new_peers_per_min: limits.new_peers_per_min,
+        }
+    }
+}
+
+/// Why a permission cannot be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unpermitted {
+    /// There are as many as there may be.
+    Full,
+    /// Too many new ones came lately.
+    TooFast,
 }
 
 /// Leave to exchange packets with one address.
@@ -53,8 +86,8 @@ pub(super) enum Unbindable {
     NumberTaken,
     /// The peer has another number.
     PeerTaken,
-    /// There are as many permissions as there may be.
-    PermissionsFull,
+    /// The permission cannot be installed.
+    Unpermitted(Unpermitted),
     /// There are as many channels as there may be.
     ChannelsFull,
 }
@@ -94,26 +127,39 @@ impl Peers {
         self.channel(number).filter(|channel| channel.is_usable(now))
     }
 
-    /// Installs or refreshes a permission for each of `peers`, or for none of them when that
-    /// would make more than `permissions_max`. Returns whether it did.
+    /// Installs or refreshes a permission for each of `peers`, or for none of them when there is
+    /// no room.
     pub(super) fn permit(
         &mut self,
         peers: &[CanonicalPeer],
-        permissions_max: usize,
+        room: Room,
         now: Instant,
-    ) -> bool {
+    ) -> Result<(), Unpermitted> {
         self.permissions.retain(|permission| now < permission.expires);
         let mut added: Vec<IpAddr> = peers.iter().map(|peer| peer.ip).collect();
         added.retain(|ip| self.find_permission(*ip).is_err());
         added.sort_unstable();
         added.dedup();
-        if self.permissions.len() + added.len() > permissions_max {
-            return false;
+        if self.permissions.len() + added.len() > room.permissions {
+            return Err(Unpermitted::Full);
+        }
+        if !self.pay_for(added.len(), room.new_peers_per_min, now) {
+            return Err(Unpermitted::TooFast);
         }
         for &peer in peers {
             self.permit_one(peer, now);
         }
-        true
+        Ok(())
+    }
+
+    /// Takes `added` tokens out of the bucket of new peers, which a minute fills.
+    fn pay_for(&mut self, added: usize, per_min: u32, now: Instant) -> bool {
+        if per_min == 0 || added == 0 {
+            return true;
+        }
+        let burst = f64::from(per_min);
+        let bucket = self.new_peers.get_or_insert_with(|| TokenBucket::full(burst, now));
+        bucket.try_take(added as f64, burst / 60.0, burst, now)
     }
 
     /// Binds or refreshes channel `number` for `peer` and `port`, and its permission. Changes
@@ -123,7 +169,7 @@ impl Peers {
         number: u16,
         peer: CanonicalPeer,
         port: u16,
-        (permissions_max, channels_max): (usize, usize),
+        room: Room,
         now: Instant,
     ) -> Result<(), Unbindable> {
         let address = SocketAddr::new(peer.ip, port);
@@ -139,12 +185,10 @@ impl Peers {
         if slot.is_err() && peer_slot.is_ok() {
             return Err(Unbindable::PeerTaken);
         }
-        if slot.is_err() && self.channels.len() >= channels_max {
+        if slot.is_err() && self.channels.len() >= room.channels {
             return Err(Unbindable::ChannelsFull);
         }
-        if !self.permit(&[peer], permissions_max, now) {
-            return Err(Unbindable::PermissionsFull);
-        }
+        self.permit(&[peer], room, now).map_err(Unbindable::Unpermitted)?;
         let usable_until = now + PERMISSION_LIFE.min(CHANNEL_LIFE);
         let channel = Channel { number, peer, port, expires: now + CHANNEL_LIFE, usable_until };
         match (slot, peer_slot) {
@@ -155,6 +199,14 @@ impl Peers {
             }
         }
         Ok(())
+    }
+
+    /// Takes the permissions and channels of a family out.
+    pub(super) fn forget(&mut self, family: AddressFamily) {
+        let stays = |ip: IpAddr| AddressFamily::of(ip) != family;
+        self.permissions.retain(|permission| stays(permission.peer.ip));
+        self.channels.retain(|channel| stays(channel.peer.ip));
+        self.channels_by_peer.retain(|(peer, _)| stays(peer.ip()));
     }
 
     fn permit_one(&mut self, peer: CanonicalPeer, now: Instant) {

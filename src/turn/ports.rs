@@ -46,24 +46,37 @@ impl PortPool {
         self.draw_one(entropy, |port| port % 2 == 0)
     }
 
+    /// Takes a random free port that is even, and the one above it; `None` when no two ports of
+    /// that kind are free.
+    pub(super) fn draw_pair(
+        self: &Arc<Self>,
+        entropy: &mut Entropy,
+    ) -> Option<(PortLease, PortLease)> {
+        let mut ports = self.lock();
+        let mut is_free = vec![false; usize::from(u16::MAX) + 2];
+        for port in ports.free.iter().chain(&ports.resting) {
+            is_free[usize::from(*port)] = true;
+        }
+        let lower = |port: u16| port.is_multiple_of(2) && is_free[usize::from(port) + 1];
+        let port = ports.take(entropy, lower)?;
+        let next = ports.take(entropy, |other| other == port + 1);
+        drop(ports);
+        // A lease from here on, so that neither port can be lost.
+        let (own, next) = (self.lease(port), next.map(|next| self.lease(next)));
+        Some((own, next?))
+    }
+
     fn draw_one(
         self: &Arc<Self>,
         entropy: &mut Entropy,
         fits: impl Fn(u16) -> bool,
     ) -> Option<PortLease> {
-        let mut ports = self.lock();
-        let count = ports.free.len();
-        // The first that fits from a random place on: with every port welcome, that place itself.
-        let start = entropy.below(u32::try_from(count).unwrap_or(u32::MAX)) as usize;
-        let found = (start..count).chain(0..start).find(|&index| fits(ports.free[index]));
-        let port = match found {
-            Some(index) => ports.free.swap_remove(index),
-            None => {
-                let oldest = ports.resting.iter().position(|&port| fits(port))?;
-                ports.resting.remove(oldest)?
-            }
-        };
-        Some(PortLease { pool: Arc::clone(self), port })
+        let port = self.lock().take(entropy, fits)?;
+        Some(self.lease(port))
+    }
+
+    fn lease(self: &Arc<Self>, port: u16) -> PortLease {
+        PortLease { pool: Arc::clone(self), port }
     }
 
     /// The ports that nobody holds, resting ones included.
@@ -77,6 +90,23 @@ impl PortPool {
         match self.0.lock() {
             Ok(ports) => ports,
             Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+}
+
+impl Ports {
+    /// Takes a random port that fits out of the free ones, else the one that has rested longest.
+    fn take(&mut self, entropy: &mut Entropy, fits: impl Fn(u16) -> bool) -> Option<u16> {
+        let count = self.free.len();
+        // The first that fits from a random place on: with every port welcome, that place itself.
+        let start = entropy.below(u32::try_from(count).unwrap_or(u32::MAX)) as usize;
+        let found = (start..count).chain(0..start).find(|&index| fits(self.free[index]));
+        match found {
+            Some(index) => Some(self.free.swap_remove(index)),
+            None => {
+                let oldest = self.resting.iter().position(|&port| fits(port))?;
+                self.resting.remove(oldest)
+            }
         }
     }
 }

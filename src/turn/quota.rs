@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use super::Limits;
+use super::bandwidth::SharedBucket;
 use crate::credentials::GrantName;
 use crate::metrics::Limit;
 
@@ -24,21 +26,33 @@ pub(super) struct Quota {
     per_user: u32,
     per_grant: u32,
     in_all: u32,
+    /// Payload bytes a second of one payer; 0: no limit.
+    bytes_per_sec: u64,
     taken: Mutex<Taken>,
 }
 
 #[derive(Default)]
 struct Taken {
     in_all: u32,
-    /// Keyed by payer; an entry is never 0, so strangers cannot grow it. Whoever is in it has
-    /// authenticated, and `in_all` bounds it.
-    by_payer: HashMap<Payer, u32>,
+    /// Keyed by payer. Whoever is in it has authenticated, so strangers cannot grow it. An entry
+    /// without units stays while its bandwidth is not made up for: else an allocation that is
+    /// deleted and made again would come with a full bucket.
+    by_payer: HashMap<Payer, Account>,
+    /// Entries without units.
+    idle: usize,
+}
+
+/// What one payer has taken.
+struct Account {
+    units: u32,
+    bandwidth: Arc<SharedBucket>,
 }
 
 /// One allocation's share of the quota, given back on drop.
 pub(super) struct QuotaUnit {
     quota: Arc<Quota>,
     payer: Payer,
+    bandwidth: Arc<SharedBucket>,
 }
 
 impl Quota {
@@ -47,21 +61,27 @@ impl Quota {
             per_user: limits.allocations_per_user,
             per_grant: limits.allocations_per_link,
             in_all: limits.allocations,
+            bytes_per_sec: limits.bandwidth_per_user_bytes_per_sec,
             taken: Mutex::default(),
         })
     }
 
-    /// Takes a unit for `payer`.
+    /// Takes a unit for `payer` at `now`.
     ///
     /// # Errors
     /// The limit that is reached.
-    pub(super) fn try_take(self: &Arc<Self>, payer: Payer) -> Result<QuotaUnit, Limit> {
+    pub(super) fn try_take(
+        self: &Arc<Self>,
+        payer: Payer,
+        now: Instant,
+    ) -> Result<QuotaUnit, Limit> {
         let (allowed, limit) = match payer {
             Payer::User(_) => (self.per_user, Limit::AllocationsPerUser),
             Payer::Grant(_) => (self.per_grant, Limit::AllocationsPerLink),
         };
         let mut taken = self.lock();
-        let own = taken.by_payer.get(&payer).copied().unwrap_or(0);
+        taken.forget_idle(now);
+        let own = taken.by_payer.get(&payer).map_or(0, |account| account.units);
         if own >= allowed {
             return Err(limit);
         }
@@ -69,15 +89,27 @@ impl Quota {
             return Err(Limit::Allocations);
         }
         taken.in_all += 1;
-        taken.by_payer.insert(payer.clone(), own + 1);
-        Ok(QuotaUnit { quota: Arc::clone(self), payer })
+        let fresh =
+            || Account { units: 0, bandwidth: Arc::new(SharedBucket::new(self.bytes_per_sec)) };
+        let is_back = own == 0 && taken.by_payer.contains_key(&payer);
+        taken.idle -= usize::from(is_back);
+        let account = taken.by_payer.entry(payer.clone()).or_insert_with(fresh);
+        account.units += 1;
+        let bandwidth = Arc::clone(&account.bandwidth);
+        Ok(QuotaUnit { quota: Arc::clone(self), payer, bandwidth })
     }
 
-    /// The units of all payers together, and the number of payers.
+    /// The units of all payers together, and the number of payers that have any.
     #[cfg(test)]
     pub(super) fn taken(&self) -> (u32, usize) {
         let taken = self.lock();
-        (taken.in_all, taken.by_payer.len())
+        (taken.in_all, taken.by_payer.len() - taken.idle)
+    }
+
+    /// How many payers there is an entry of.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.lock().by_payer.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -88,15 +120,41 @@ impl Quota {
     }
 }
 
+impl Taken {
+    /// Lets go of payers without units whose bandwidth is made up for.
+    fn forget_idle(&mut self, now: Instant) {
+        if self.idle > 0 {
+            self.by_payer.retain(|_, own| own.units > 0 || !own.bandwidth.is_full(now));
+            self.idle = self.by_payer.values().filter(|own| own.units == 0).count();
+        }
+    }
+}
+
+impl QuotaUnit {
+    /// The bandwidth of all that its payer has.
+    pub(super) fn bandwidth(&self) -> &SharedBucket {
+        &self.bandwidth
+    }
+
+    /// Who pays.
+    pub(super) fn payer(&self) -> &Payer {
+        &self.payer
+    }
+}
+
 impl Drop for QuotaUnit {
     fn drop(&mut self) {
         let mut taken = self.quota.lock();
         taken.in_all -= 1;
-        match taken.by_payer.get_mut(&self.payer) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => {
-                taken.by_payer.remove(&self.payer);
-            }
+        let Some(own) = taken.by_payer.get_mut(&self.payer) else { return };
+        own.units -= 1;
+        if own.units > 0 {
+            return;
+        }
+        if self.quota.bytes_per_sec == 0 {
+            taken.by_payer.remove(&self.payer);
+        } else {
+            taken.idle += 1;
         }
     }
 }

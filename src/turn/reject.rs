@@ -1,6 +1,8 @@
 //! Why a request is refused: every reason once, with its STUN error code and the words that an
 //! authenticated client reads. Strangers read the code only.
 
+use std::net::SocketAddr;
+
 use crate::metrics::{Code, Limit};
 
 /// The refusal of a request; it becomes the error response in one place, [`super::server`].
@@ -11,17 +13,23 @@ pub(super) struct Reject {
     pub(super) limit: Option<Limit>,
     /// What UNKNOWN-ATTRIBUTES lists.
     pub(super) unknown: Vec<u16>,
+    /// What ALTERNATE-SERVER says.
+    pub(super) alternate: Option<SocketAddr>,
 }
 
 impl From<Why> for Reject {
     fn from(why: Why) -> Self {
-        Self { why, limit: None, unknown: Vec::new() }
+        Self { why, limit: None, unknown: Vec::new(), alternate: None }
     }
 }
 
 impl Reject {
     pub(super) fn limit(why: Why, limit: Limit) -> Self {
         Self { limit: Some(limit), ..Self::from(why) }
+    }
+
+    pub(super) fn alternate(server: SocketAddr) -> Self {
+        Self { alternate: Some(server), ..Self::from(Why::TryAlternate) }
     }
 
     pub(super) fn unknown_attributes(unknown: Vec<u16>) -> Self {
@@ -59,6 +67,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// An Allocate request that another server shall answer.
+    TryAlternate = TryAlternate 300, "try the alternate server";
     /// A request without MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256.
     NoIntegrity = Unauthenticated 401, "authenticate first";
     /// Integrity without USERNAME and USERHASH, without REALM, or without NONCE.
@@ -87,6 +97,16 @@ reasons! {
     TransportUnsupported = UnsupportedTransport 442, "only UDP is relayed";
     /// No relay address of the family that was asked for.
     FamilyUnsupported = AddressFamilyNotSupported 440, "no relay address of this family";
+    /// RESERVATION-TOKEN beside EVEN-PORT or a family.
+    TokenConflict = BadRequest 400, "a reservation token stands alone";
+    /// A RESERVATION-TOKEN that is unknown, was used, or has expired.
+    TokenUnknown = InsufficientCapacity 508, "nothing is reserved under this token";
+    /// REQUESTED-ADDRESS-FAMILY beside ADDITIONAL-ADDRESS-FAMILY.
+    FamilyConflict = BadRequest 400, "two attributes name an address family";
+    /// ADDITIONAL-ADDRESS-FAMILY of anything but IPv6.
+    AdditionalFamily = BadRequest 400, "the additional address family can be IPv6 only";
+    /// EVEN-PORT with a reservation beside ADDITIONAL-ADDRESS-FAMILY.
+    PairConflict = BadRequest 400, "a reserved port and a second family exclude each other";
     /// A Refresh for another family than that of the allocation.
     FamilyMismatch = PeerFamilyMismatch 443, "the allocation has another address family";
     /// The user or the grant has as many allocations as it may.
@@ -109,6 +129,8 @@ reasons! {
     PeerOutOfScope = Forbidden 403, "the peer is outside the credential's scope";
     /// The allocation has as many permissions as it may.
     PermissionsFull = InsufficientCapacity 508, "too many permissions";
+    /// The allocation has added as many peers lately as it may.
+    PeersTooFast = InsufficientCapacity 508, "too many new peers in a minute";
     /// The allocation has as many channels as it may.
     ChannelsFull = InsufficientCapacity 508, "too many channels";
     /// A ChannelBind without CHANNEL-NUMBER.

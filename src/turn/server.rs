@@ -14,16 +14,15 @@ use tracing::{debug, info};
 use super::authenticate::{Caller, Unproven, authenticate};
 use super::method::{self, Request, Success};
 use super::reject::{Reject, Why};
+use super::reservations::RESERVATION_LIFE;
 use super::shared::Shared;
-use super::table::{Allocation, Table};
+use super::table::{Allocation, Half, Place, Table};
 use super::traffic::{Dropped, charge};
-use super::{
-    Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, TAILROOM, Transport, Verdict,
-};
+use super::{Action, Actions, FiveTuple, HEADROOM, RelayId, TAILROOM, Transport, Verdict};
 use crate::credentials::Entropy;
 use crate::metrics::{DropReason, Method as Label, WorkerMetrics};
 use crate::net::Now;
-use crate::stun::control::Control;
+use crate::stun::control::{AddressFamily, Control};
 use crate::stun::{
     ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Kind, Message, Method, SendIndication,
     Signer, TransactionId, Writer, attr, challenge, classify, write_channel_data_header,
@@ -47,11 +46,13 @@ pub(super) const UNDERSTOOD: &[u16] = &[
     attr::NONCE,
     attr::XOR_RELAYED_ADDRESS,
     attr::REQUESTED_ADDRESS_FAMILY,
+    attr::EVEN_PORT,
     attr::REQUESTED_TRANSPORT,
     attr::MESSAGE_INTEGRITY_SHA256,
     attr::PASSWORD_ALGORITHM,
     attr::USERHASH,
     attr::XOR_MAPPED_ADDRESS,
+    attr::RESERVATION_TOKEN,
 ];
 
 const _: () = assert!(HEADROOM >= DATA_INDICATION_HEADER_BYTES_MAX && TAILROOM >= 3);
@@ -63,10 +64,12 @@ const DATAGRAM_BYTES_MAX_IPV6: usize = 65_535 - 8;
 
 /// One worker's part of the relay.
 pub struct Server {
-    shared: Arc<Shared>,
-    metrics: Arc<WorkerMetrics>,
-    entropy: Entropy,
-    table: Table,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Arc<WorkerMetrics>,
+    pub(super) entropy: Entropy,
+    pub(super) table: Table,
+    /// When ports in reserve may have expired.
+    reservations_at: Option<Instant>,
     /// The reasons of all refusals so far, for the tests that look for each.
     #[cfg(test)]
     pub(super) marks: std::collections::BTreeSet<Why>,
@@ -81,6 +84,7 @@ impl Server {
             metrics,
             entropy,
             table,
+            reservations_at: None,
             #[cfg(test)]
             marks: Default::default(),
         }
@@ -121,82 +125,60 @@ impl Server {
         })
     }
 
-    /// Says what became of [`Action::Bind`]: answers the client, or asks for another port.
-    pub fn bound(
-        &mut self,
-        now: Now,
-        relay: RelayId,
-        result: Result<(), BindFailure>,
-        actions: &mut Actions,
-    ) {
-        let Some(allocation) = self.table.get_mut(relay) else { return };
-        let Some(pending) = allocation.pending else { return };
-        if pending.ended {
-            self.table.remove(relay);
-            if result.is_ok() {
-                actions.push(Action::Close { relay });
-            }
-            return;
-        }
-        let Err(failure) = result else {
-            allocation.pending = None;
-            let bytes = method::allocate::finish(&self.shared, now, allocation, pending);
-            let Allocation { five_tuple, relayed, expires, .. } = *allocation;
-            self.table.expect_expiry(expires);
-            self.metrics.allocations_created.add(1);
-            self.metrics.allocations.add(1);
-            actions.push(Action::Answer { five_tuple, bytes });
-            let (client, relayed) = (Addr::from(five_tuple.client), Addr::from(relayed));
-            info!(%client, %relayed, "allocation created");
-            return;
-        };
-        let next =
-            method::allocate::try_next(&self.shared, &mut self.entropy, relay, allocation, failure);
-        match next {
-            Ok(bind) => actions.push(bind),
-            Err(reject) => {
-                let Allocation { five_tuple, transaction, key, .. } = *allocation;
-                self.table.remove(relay);
-                let answer = Answering {
-                    five_tuple,
-                    method: Method::ALLOCATE,
-                    transaction,
-                    fingerprint: pending.fingerprint,
-                };
-                self.refuse(&answer, &reject, Some(&key), actions);
-            }
-        }
-    }
-
     /// When [`Server::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.table.sweep_at()
+        let both = [self.table.sweep_at(), self.reservations_at];
+        both.into_iter().flatten().min()
     }
 
     /// Ends what has expired.
     pub fn handle_timeout(&mut self, now: Now, actions: &mut Actions) {
         if self.table.sweep_at().is_some_and(|at| at <= now.instant) {
-            for relay in self.table.sweep(now.instant) {
-                self.end(relay, "expired", actions);
+            for place in self.table.sweep(now.instant) {
+                self.expire(place, now.instant, actions);
             }
+        }
+        if self.reservations_at.is_some_and(|at| at <= now.instant) {
+            self.reservations_at = self.shared.reservations.sweep(now.instant);
         }
     }
 
-    /// Ends every allocation of the grant `name`, which the hub has already removed.
+    /// Sees to it that a sweep comes when a port that is reserved at `now` has been held long
+    /// enough.
+    pub(super) fn expect_reservation(&mut self, now: Now) {
+        let expires = now.instant + RESERVATION_LIFE;
+        self.reservations_at = Some(self.reservations_at.map_or(expires, |at| at.min(expires)));
+    }
+
+    /// Ends every allocation of the grant `name`, which the hub has already removed, and what it
+    /// has in reserve.
     pub fn revoke(&mut self, name: &str, actions: &mut Actions) {
         let of_grant = |allocation: &Allocation| {
             allocation.grant.as_ref().is_some_and(|grant| **grant.name() == *name)
         };
-        for relay in self.table.select(of_grant) {
-            self.end(relay, "revoked", actions);
+        for place in self.table.select(of_grant) {
+            self.end(place, "revoked", actions);
+        }
+        self.shared.reservations.revoke(name);
+    }
+
+    /// Ends every allocation of this engine (shutdown). What it has in reserve stays: it may be
+    /// claimed elsewhere.
+    pub fn close_all(&mut self, actions: &mut Actions) {
+        for place in self.table.select(|_| true) {
+            self.end(place, "shut down", actions);
         }
     }
 
-    /// Ends every allocation (shutdown).
-    pub fn close_all(&mut self, actions: &mut Actions) {
-        for relay in self.table.select(|_| true) {
-            self.end(relay, "shut down", actions);
-        }
+    /// Lets go of every port in reserve, whichever worker reserved it (shutdown).
+    pub fn release_reservations(&mut self) {
+        self.shared.reservations.clear();
+    }
+
+    /// Lets go of what has been in reserve for long enough. An engine does so by itself for what
+    /// it reserved; a worker that outlives others does it for those that are gone.
+    pub fn sweep_reservations(&mut self, now: Now) {
+        self.shared.reservations.sweep(now.instant);
     }
 
     /// Ends every allocation: with the connection of a TCP or TLS client its five-tuple is over.
@@ -210,13 +192,21 @@ impl Server {
     /// The relay socket of a client's allocation.
     #[cfg(test)]
     pub(super) fn relay_of(&self, five_tuple: &FiveTuple) -> Option<RelayId> {
-        self.table.find(five_tuple)
+        let place = self.table.find(five_tuple)?;
+        let family = self.table.get(place)?.families().next()?;
+        Some(place.relay(family))
     }
 
     /// The allocations of this worker, pending ones included.
     #[cfg(test)]
     pub(super) fn allocations(&self) -> usize {
         self.table.len()
+    }
+
+    /// The relayed addresses of this worker, pending ones included.
+    #[cfg(test)]
+    pub(super) fn halves(&self) -> usize {
+        self.table.halves()
     }
 
     fn handle_channel_data(
@@ -226,11 +216,12 @@ impl Server {
         datagram: &[u8],
     ) -> Result<Verdict, Dropped> {
         let message = ChannelData::parse(datagram).map_err(|_| DropReason::Malformed)?;
-        let (relay, allocation) = live(&mut self.table, five_tuple, now)?;
+        let (place, allocation) = live(&mut self.table, five_tuple, now)?;
         let (peer, payload) = method::send::channel_data(&self.shared, allocation, &message, now)?;
+        let relay = place.relay(AddressFamily::of(peer.ip()));
         charge(&self.shared, allocation, payload.len(), now)?;
         self.metrics.to_peer.add(payload.len());
-        Ok(Verdict::ToPeer { relay, peer, payload })
+        Ok(Verdict::ToPeer { relay, peer, payload, dont_fragment: false })
     }
 
     fn handle_send(
@@ -240,11 +231,13 @@ impl Server {
         message: &Message<'_>,
     ) -> Result<Verdict, Dropped> {
         let indication = SendIndication::read(message).map_err(|_| DropReason::Unexpected)?;
-        let (relay, allocation) = live(&mut self.table, five_tuple, now)?;
+        let (place, allocation) = live(&mut self.table, five_tuple, now)?;
         let (peer, payload) = method::send::indication(&self.shared, allocation, &indication, now)?;
+        let relay = place.relay(AddressFamily::of(peer.ip()));
         charge(&self.shared, allocation, payload.len(), now)?;
         self.metrics.to_peer.add(payload.len());
-        Ok(Verdict::ToPeer { relay, peer, payload })
+        let dont_fragment = indication.dont_fragment && peer.is_ipv4();
+        Ok(Verdict::ToPeer { relay, peer, payload, dont_fragment })
     }
 
     /// RFC 8656, sections 11.3 and 12.7.
@@ -256,7 +249,8 @@ impl Server {
         buffer: &mut [u8],
         payload: Range<usize>,
     ) -> Result<Verdict, Dropped> {
-        let allocation = self.table.get_mut(relay).filter(|own| own.is_live(now));
+        let (place, family) = Place::of(relay);
+        let allocation = self.table.get_mut(place).filter(|own| own.relays(family, now));
         let allocation = allocation.ok_or(DropReason::NoAllocation)?;
         let reported = self.shared.policy.reported(source.ip());
         if let Some(index) = reported.relay_address
@@ -348,7 +342,7 @@ impl Server {
         let label = label(message.method()).ok_or(DropReason::Unexpected)?;
         self.metrics.request(label);
         self.end_if_expired(&five_tuple, now, actions);
-        let own = self.table.find(&five_tuple).and_then(|relay| self.table.get(relay));
+        let own = self.table.find(&five_tuple).and_then(|place| self.table.get(place));
         let at_work =
             |own: &Allocation| own.pending.is_some() && own.transaction == message.transaction_id();
         if own.is_some_and(at_work) {
@@ -381,9 +375,9 @@ impl Server {
     ) -> Result<Success, Reject> {
         // RFC 8489, §6.3.1: an unknown comprehension-required attribute => 420.
         let mut unknown = message.unknown_required(UNDERSTOOD);
-        if message.method() == Method::ALLOCATE && method::allocate::is_even_port_known(&message) {
-            unknown.retain(|kind| *kind != attr::EVEN_PORT);
-        }
+        // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed.
+        let obeys = self.shared.options().dont_fragment;
+        unknown.retain(|kind| *kind != attr::DONT_FRAGMENT || !obeys);
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
         }
@@ -395,7 +389,7 @@ impl Server {
             return method::allocate::begin(shared, metrics, table, entropy, &request, actions);
         }
         // RFC 8656, §5: no allocation => 437.
-        let (relay, own) = live(&mut self.table, &five_tuple, now.instant)
+        let (place, own) = live(&mut self.table, &five_tuple, now.instant)
             .map_err(|_| Reject::from(Why::NoAllocation))?;
         // RFC 8656, §5: another username than the allocation was made with => 441.
         if *own.username != *request.caller.username {
@@ -406,10 +400,13 @@ impl Server {
             Method::CHANNEL_BIND => method::channel_bind::handle(shared, own, &request),
             _ => {
                 let success = method::refresh::handle(shared, metrics, own, &request)?;
-                let expires = own.expires;
                 match success {
-                    Success::Deleted => self.end(relay, "deleted", actions),
-                    _ => self.table.expect_expiry(expires),
+                    Success::Refreshed(_, expires) => self.table.expect_expiry(expires),
+                    Success::Deleted(None) => self.end(place, "deleted", actions),
+                    Success::Deleted(Some(family)) => {
+                        self.end_half(place, family, "deleted", actions);
+                    }
+                    Success::Done | Success::Pending | Success::Repeated(_) => {}
                 }
                 Ok(success)
             }
@@ -429,17 +426,17 @@ impl Server {
             Success::Pending => return,
             Success::Repeated(bytes) => bytes,
             Success::Done => writer.finish_signed(key, fingerprint),
-            Success::Refreshed(secs) => {
+            Success::Refreshed(secs, _) => {
                 writer.number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
             }
-            Success::Deleted => writer.number(attr::LIFETIME, 0).finish_signed(key, fingerprint),
+            Success::Deleted(_) => writer.number(attr::LIFETIME, 0).finish_signed(key, fingerprint),
         };
         actions.push(Action::Answer { five_tuple, bytes });
     }
 
     /// The one place where a [`Reject`] becomes an error response. Only a client that has proven
     /// itself, and so has a `key`, reads words.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         answering: &Answering,
         reject: &Reject,
@@ -456,6 +453,9 @@ impl Server {
             Writer::new(Class::Error, method, transaction).error_code(reject.why.number(), words);
         if !reject.unknown.is_empty() {
             writer = writer.unknown_attributes(&reject.unknown);
+        }
+        if let Some(server) = reject.alternate {
+            writer = writer.alternate_server(server);
         }
         let bytes = match key {
             Some(key) => writer.finish_signed(key, fingerprint),
@@ -488,37 +488,71 @@ impl Server {
     }
 
     fn end_if_expired(&mut self, five_tuple: &FiveTuple, now: Now, actions: &mut Actions) {
-        let Some(relay) = self.table.find(five_tuple) else { return };
-        let expired = |own: &Allocation| own.pending.is_none() && own.expires <= now.instant;
-        if self.table.get(relay).is_some_and(expired) {
-            self.end(relay, "expired", actions);
+        let Some(place) = self.table.find(five_tuple) else { return };
+        if self.table.get(place).is_some_and(|own| own.is_overdue(now.instant)) {
+            self.expire(place, now.instant, actions);
         }
     }
 
-    /// Ends an allocation. Its socket is closed by the worker; one that is being bound is closed
+    /// Ends what of an allocation has expired.
+    fn expire(&mut self, place: Place, now: Instant, actions: &mut Actions) {
+        let Some(own) = self.table.get(place) else { return };
+        if !own.is_live(now) {
+            return self.end(place, "expired", actions);
+        }
+        let overdue = |family| own.half(family).is_some_and(|half| half.expires <= now);
+        if let Some(family) = own.families().find(|family| overdue(*family)) {
+            self.end_half(place, family, "expired", actions);
+        }
+    }
+
+    /// Ends an allocation. Its sockets are closed by the worker; one that is being bound is closed
     /// when the worker says that it is there, and its name stays taken until then.
-    fn end(&mut self, relay: RelayId, why: &str, actions: &mut Actions) {
-        let Some(allocation) = self.table.get_mut(relay) else { return };
-        if let Some(pending) = &mut allocation.pending {
+    fn end(&mut self, place: Place, why: &str, actions: &mut Actions) {
+        let Some(own) = self.table.get_mut(place) else { return };
+        let is_pending = own.pending.is_some();
+        for family in own.families() {
+            let Some(half) = own.half(family).filter(|half| half.binding.is_none()) else {
+                continue;
+            };
+            actions.push(Action::Close { relay: place.relay(family) });
+            if !is_pending {
+                log_end(own, half, why);
+            }
+            own.take_half(family);
+        }
+        if let Some(pending) = &mut own.pending {
             pending.ended = true;
-            self.table.unlink(relay);
+            self.table.unlink(place);
             return;
         }
-        let client = Addr::from(allocation.five_tuple.client);
-        let relayed = Addr::from(allocation.relayed);
-        self.table.remove(relay);
+        self.table.remove(place);
         self.metrics.allocations.add(-1);
-        actions.push(Action::Close { relay });
-        info!(%client, %relayed, why, "allocation ended");
+    }
+
+    /// Ends one half of a dual allocation, with its permissions and channels (section 8.1).
+    fn end_half(&mut self, place: Place, family: AddressFamily, why: &str, actions: &mut Actions) {
+        let Some(own) = self.table.get_mut(place) else { return };
+        let Some(half) = own.take_half(family) else { return };
+        log_end(own, &half, why);
+        own.peers.forget(family);
+        // What the first answer said is no longer so: the request that made it is over.
+        own.answer.clear();
+        actions.push(Action::Close { relay: place.relay(family) });
     }
 }
 
+fn log_end(own: &Allocation, half: &Half, why: &str) {
+    let (client, relayed) = (Addr::from(own.five_tuple.client), Addr::from(half.relayed));
+    info!(%client, %relayed, why, "allocation ended");
+}
+
 /// What an answer repeats of its request.
-struct Answering {
-    five_tuple: FiveTuple,
-    method: Method,
-    transaction: TransactionId,
-    fingerprint: bool,
+pub(super) struct Answering {
+    pub(super) five_tuple: FiveTuple,
+    pub(super) method: Method,
+    pub(super) transaction: TransactionId,
+    pub(super) fingerprint: bool,
 }
 
 impl Answering {
@@ -538,10 +572,10 @@ fn live<'t>(
     table: &'t mut Table,
     five_tuple: &FiveTuple,
     now: Instant,
-) -> Result<(RelayId, &'t mut Allocation), Dropped> {
-    let relay = table.find(five_tuple).ok_or(DropReason::NoAllocation)?;
-    let own = table.get_mut(relay).filter(|own| own.is_live(now));
-    Ok((relay, own.ok_or(DropReason::NoAllocation)?))
+) -> Result<(Place, &'t mut Allocation), Dropped> {
+    let place = table.find(five_tuple).ok_or(DropReason::NoAllocation)?;
+    let own = table.get_mut(place).filter(|own| own.is_live(now));
+    Ok((place, own.ok_or(DropReason::NoAllocation)?))
 }
 
 /// The label of a method that is answered.

@@ -4,7 +4,7 @@
 //! bandwidth of all. The rest is asked per request, behind short locks.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::bandwidth::SharedBucket;
@@ -13,13 +13,16 @@ use super::policy::Policy;
 use super::ports::PortPool;
 use super::quota::Quota;
 use super::relayed::Relayed;
-use super::{FixedUser, Options, RelayAddress};
+use super::reservations::Reservations;
+use super::{DefaultFamily, FixedUser, Options, RelayAddress};
 use crate::credentials::{Entropy, Grants, USERHASH_BYTES, userhash};
 use crate::net::PrefixBuckets;
 use crate::stun::LongTermKeys;
+use crate::stun::control::AddressFamily;
 
-/// What all workers of a relay share: grants, quotas, ports, live relayed addresses, the nonce
-/// key and the buckets of strangers. The packet path reads atomics only.
+/// What all workers of a relay share: grants, quotas, ports, ports in reserve with their
+/// sockets, live relayed addresses, the nonce key and the buckets of strangers. The packet path
+/// reads atomics only.
 pub struct Shared {
     /// Grants of the hub.
     pub grants: Arc<Grants>,
@@ -29,6 +32,8 @@ pub struct Shared {
     pub(super) strangers: PrefixBuckets,
     pub(super) quota: Arc<Quota>,
     pub(super) relayed: Arc<Relayed>,
+    /// Ports in reserve, with their sockets.
+    pub(super) reservations: Reservations,
     pub(super) bandwidth: SharedBucket,
     pub(super) fixed_users: FixedUsers,
     /// One pool for each relay address.
@@ -59,6 +64,7 @@ impl Shared {
                 entropy.u64(),
             ),
             quota: Quota::new(limits),
+            reservations: Reservations::default(),
             relayed: Relayed::new(relay_addresses, options.relay_ports),
             bandwidth: SharedBucket::new(limits.bandwidth_bytes_per_sec),
             fixed_users: FixedUsers::new(&options, entropy),
@@ -81,6 +87,31 @@ impl Shared {
     pub(super) fn relay_address(&self, ipv6: bool) -> Option<(usize, RelayAddress)> {
         let mut addresses = self.options.relay_addresses.iter().copied().enumerate();
         addresses.find(|(_, address)| address.public.is_ipv6() == ipv6)
+    }
+
+    /// The family of a relayed address for a client who does not say.
+    pub(super) fn default_family(&self, client: IpAddr) -> AddressFamily {
+        let (own, other) = match client {
+            IpAddr::V4(_) => (AddressFamily::Ipv4, AddressFamily::Ipv6),
+            IpAddr::V6(_) => (AddressFamily::Ipv6, AddressFamily::Ipv4),
+        };
+        match self.options.default_family {
+            DefaultFamily::Ipv4 => AddressFamily::Ipv4,
+            DefaultFamily::Client if self.relay_address(client.is_ipv6()).is_some() => own,
+            DefaultFamily::Client => other,
+        }
+    }
+
+    /// Where a client is sent instead: to an address of the family that he came with (RFC 8489,
+    /// section 14.15).
+    pub(super) fn alternate_server(&self, client: IpAddr) -> Option<SocketAddr> {
+        let mut servers = self.options.alternate_servers.iter().copied();
+        servers.find(|server| server.is_ipv6() == client.is_ipv6())
+    }
+
+    /// What relay sockets are bound to, by the place of the relay address.
+    pub(super) fn local(&self, relay_address: usize) -> IpAddr {
+        self.options.relay_addresses[relay_address].local
     }
 
     /// The free ports of a relay address, by its place.

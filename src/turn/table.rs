@@ -1,8 +1,9 @@
 //! The allocations of one worker: a slab, and an index from the client's five-tuple into it.
 //!
 //! A client's packet costs one hash look-up ([`Table::find`]); a peer's packet costs none, because
-//! a [`RelayId`] is the place in the slab. What expires is found by a sweep: the table keeps the
-//! earliest moment at which one can be due, so asking for it is O(1) and no timer runs per entry.
+//! a [`RelayId`] is the place in the slab, and one bit for the family. What expires is found by a
+//! sweep: the table keeps the earliest moment at which one can be due, so asking for it is O(1)
+//! and no timer runs per entry.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,16 +15,15 @@ use slab::Slab;
 use super::peers::Peers;
 use super::ports::PortLease;
 use super::quota::QuotaUnit;
+use super::reject::Reject;
 use super::relayed::{LiveRelayed, Tag};
-use super::{FiveTuple, RelayId, Transport};
+use super::{FiveTuple, HeldSocket, RelayId, Transport};
 use crate::credentials::{Entropy, Grant};
 use crate::net::TokenBucket;
+use crate::stun::control::AddressFamily;
 use crate::stun::{Signer, TransactionId};
 
-/// One allocation (RFC 8656, section 6), from the moment its port is drawn.
-///
-/// The order of the last three fields matters: dropping goes from top to bottom, and a port must
-/// be no live relayed address any more when another worker can draw it.
+/// One allocation (RFC 8656, section 6), from the moment its ports are drawn.
 pub(super) struct Allocation {
     pub(super) five_tuple: FiveTuple,
     /// The transaction that made it: a repeated request is recognised by it.
@@ -35,43 +35,153 @@ pub(super) struct Allocation {
     /// The grant that it was made with, if one.
     pub(super) grant: Option<Arc<Grant>>,
     pub(super) tag: Tag,
+    /// Its relayed addresses, IPv4 and IPv6: one, or both of a dual allocation.
+    pub(super) halves: [Option<Half>; 2],
+    pub(super) peers: Peers,
+    /// Its own bandwidth, when that is limited.
+    pub(super) bucket: Option<TokenBucket>,
+    /// The answer that told the client, for a client that did not hear it; empty once it is true
+    /// no more.
+    pub(super) answer: Vec<u8>,
+    /// There until the relay sockets are bound.
+    pub(super) pending: Option<Pending>,
+}
+
+/// One relayed address of an allocation: a port, its socket's name, its own time and its unit of
+/// the quota. All of it ends with the half, on every path.
+///
+/// The order of the last three fields matters: dropping goes from top to bottom, and a port must
+/// be no live relayed address any more when another worker can draw it.
+pub(super) struct Half {
     /// What XOR-RELAYED-ADDRESS says.
     pub(super) relayed: SocketAddr,
     /// Its place among the relay addresses.
     pub(super) relay_address: usize,
     pub(super) expires: Instant,
-    pub(super) peers: Peers,
-    /// Its own bandwidth, when that is limited.
-    pub(super) bucket: Option<TokenBucket>,
-    /// The answer that told the client, for a client that did not hear it.
-    pub(super) answer: Vec<u8>,
     /// There until the relay socket is bound.
-    pub(super) pending: Option<Pending>,
+    pub(super) binding: Option<Binding>,
     pub(super) live: Option<LiveRelayed>,
     pub(super) lease: PortLease,
-    pub(super) _unit: QuotaUnit,
+    pub(super) unit: QuotaUnit,
 }
 
 impl Allocation {
     /// Whether packets and requests find it at `now`.
     #[inline]
     pub(super) fn is_live(&self, now: Instant) -> bool {
-        self.pending.is_none() && now < self.expires
+        self.pending.is_none() && self.halves.iter().flatten().any(|half| now < half.expires)
+    }
+
+    /// Whether packets pass the relayed address of a family at `now`.
+    #[inline]
+    pub(super) fn relays(&self, family: AddressFamily, now: Instant) -> bool {
+        self.pending.is_none() && self.half(family).is_some_and(|half| now < half.expires)
+    }
+
+    /// The relayed address of a family.
+    #[inline]
+    pub(super) fn half(&self, family: AddressFamily) -> Option<&Half> {
+        self.halves[index(family)].as_ref()
+    }
+
+    #[inline]
+    pub(super) fn half_mut(&mut self, family: AddressFamily) -> Option<&mut Half> {
+        self.halves[index(family)].as_mut()
+    }
+
+    /// Takes the relayed address of a family out.
+    pub(super) fn take_half(&mut self, family: AddressFamily) -> Option<Half> {
+        self.halves[index(family)].take()
+    }
+
+    /// The families that it has a relayed address of, IPv4 first.
+    pub(super) fn families(&self) -> impl Iterator<Item = AddressFamily> + use<> {
+        let there = [self.halves[0].is_some(), self.halves[1].is_some()];
+        FAMILIES.into_iter().filter(move |family| there[index(*family)])
+    }
+
+    /// Its relayed addresses, the first one for a line in the log.
+    pub(super) fn relayed(&self) -> impl Iterator<Item = SocketAddr> {
+        self.halves.iter().flatten().map(|half| half.relayed)
+    }
+
+    /// Whether one of its relayed addresses has expired at `now`.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.pending.is_none() && self.halves.iter().flatten().any(|half| half.expires <= now)
     }
 }
 
-/// What an allocation waits with for its relay socket.
-#[derive(Debug, Clone, Copy)]
+/// What an allocation waits with for its relay sockets.
 pub(super) struct Pending {
     pub(super) lifetime_secs: u32,
     /// Whether the request had a FINGERPRINT.
     pub(super) fingerprint: bool,
+    /// The half of a dual allocation that could not be had: ADDRESS-ERROR-CODE, when the other
+    /// one is there.
+    pub(super) lost: Option<(AddressFamily, Reject)>,
+    /// The next higher port, which is reserved.
+    pub(super) pair: Option<Pair>,
+    /// The allocation was ended meanwhile; its sockets are closed as soon as they are there.
+    pub(super) ended: bool,
+}
+
+/// The upper port of a pair while the lower one is being bound.
+pub(super) struct Pair {
+    /// There once it is bound.
+    pub(super) socket: Option<HeldSocket>,
+    pub(super) lease: PortLease,
+    pub(super) unit: QuotaUnit,
+}
+
+/// What a half waits with for its relay socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Binding {
+    pub(super) wish: PortWish,
     /// How many more ports may be tried.
     pub(super) tries: u32,
-    /// Only an even port will do.
-    pub(super) even: bool,
-    /// The allocation was ended meanwhile; its socket is closed as soon as it is there.
-    pub(super) ended: bool,
+}
+
+/// What kind of port will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PortWish {
+    /// Any port.
+    Any,
+    /// An even one.
+    Even,
+    /// An even one whose next higher one is free as well.
+    Pair,
+    /// The one that a reservation token stands for, and no other.
+    Reserved,
+}
+
+/// Both families, in the order in which an answer names them.
+pub(super) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Ipv4, AddressFamily::Ipv6];
+
+const fn index(family: AddressFamily) -> usize {
+    match family {
+        AddressFamily::Ipv4 => 0,
+        AddressFamily::Ipv6 => 1,
+    }
+}
+
+/// Where an allocation stands in the table of its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place(usize);
+
+impl Place {
+    /// The name of the relay socket of a family: the place and one bit.
+    #[inline]
+    pub(super) fn relay(self, family: AddressFamily) -> RelayId {
+        // A slab never holds 2^31 allocations: each has a relay port of its own.
+        debug_assert!(u32::try_from(self.0).is_ok_and(|place| place < 1 << 31));
+        RelayId((self.0 as u32) << 1 | index(family) as u32)
+    }
+
+    /// Where the allocation of a relay socket stands, and the family of the socket.
+    #[inline]
+    pub(super) fn of(relay: RelayId) -> (Self, AddressFamily) {
+        (Self((relay.0 >> 1) as usize), FAMILIES[(relay.0 & 1) as usize])
+    }
 }
 
 /// All allocations of one worker.
@@ -95,51 +205,50 @@ impl Table {
 
     /// The allocation of `five_tuple`, which may have expired or still be pending.
     #[inline]
-    pub(super) fn find(&self, five_tuple: &FiveTuple) -> Option<RelayId> {
+    pub(super) fn find(&self, five_tuple: &FiveTuple) -> Option<Place> {
         let hash = self.seed.hash(five_tuple);
         let found = self.by_five_tuple.find(hash, |&place| {
             self.slab.get(place).is_some_and(|found| found.five_tuple == *five_tuple)
         });
-        found.map(|&place| relay_id(place))
+        found.map(|&place| Place(place))
     }
 
     #[inline]
-    pub(super) fn get(&self, relay: RelayId) -> Option<&Allocation> {
-        self.slab.get(relay.0 as usize)
+    pub(super) fn get(&self, place: Place) -> Option<&Allocation> {
+        self.slab.get(place.0)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, relay: RelayId) -> Option<&mut Allocation> {
-        self.slab.get_mut(relay.0 as usize)
+    pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut Allocation> {
+        self.slab.get_mut(place.0)
     }
 
     /// Adds an allocation whose five-tuple has none.
-    pub(super) fn insert(&mut self, allocation: Allocation) -> RelayId {
+    pub(super) fn insert(&mut self, allocation: Allocation) -> Place {
         debug_assert!(self.find(&allocation.five_tuple).is_none(), "one per five-tuple");
         let hash = self.seed.hash(&allocation.five_tuple);
         let place = self.slab.insert(allocation);
         let (slab, seed) = (&self.slab, self.seed);
         self.by_five_tuple.insert_unique(hash, place, |&place| seed.hash(&slab[place].five_tuple));
-        relay_id(place)
+        Place(place)
     }
 
     /// Frees the five-tuple of an allocation, so that packets do not find it any more.
-    pub(super) fn unlink(&mut self, relay: RelayId) {
-        let Some(allocation) = self.get(relay) else { return };
+    pub(super) fn unlink(&mut self, place: Place) {
+        let Some(allocation) = self.get(place) else { return };
         let hash = self.seed.hash(&allocation.five_tuple);
-        let place = relay.0 as usize;
-        if let Ok(entry) = self.by_five_tuple.find_entry(hash, |&found| found == place) {
+        if let Ok(entry) = self.by_five_tuple.find_entry(hash, |&found| found == place.0) {
             entry.remove();
         }
     }
 
     /// Takes an allocation out.
-    pub(super) fn remove(&mut self, relay: RelayId) -> Option<Allocation> {
-        self.unlink(relay);
-        self.slab.try_remove(relay.0 as usize)
+    pub(super) fn remove(&mut self, place: Place) -> Option<Allocation> {
+        self.unlink(place);
+        self.slab.try_remove(place.0)
     }
 
-    /// Sees to it that a sweep comes when an allocation expires at `expires`.
+    /// Sees to it that a sweep comes when a relayed address expires at `expires`.
     pub(super) fn expect_expiry(&mut self, expires: Instant) {
         self.sweep_at = Some(self.sweep_at.map_or(expires, |at| at.min(expires)));
     }
@@ -149,32 +258,33 @@ impl Table {
         self.sweep_at
     }
 
-    /// The allocations that have expired at `now`; the next sweep is set for the others.
-    pub(super) fn sweep(&mut self, now: Instant) -> Vec<RelayId> {
+    /// The allocations of which something has expired at `now`; the next sweep is set for the
+    /// others.
+    pub(super) fn sweep(&mut self, now: Instant) -> Vec<Place> {
         let live = || self.slab.iter().filter(|(_, allocation)| allocation.pending.is_none());
-        let expired = live().filter(|(_, allocation)| allocation.expires <= now);
-        let expired = expired.map(|(place, _)| relay_id(place)).collect();
-        let rest = live().map(|(_, allocation)| allocation.expires).filter(|at| *at > now);
+        let overdue = live().filter(|(_, allocation)| allocation.is_overdue(now));
+        let overdue = overdue.map(|(place, _)| Place(place)).collect();
+        let halves = live().flat_map(|(_, allocation)| allocation.halves.iter().flatten());
+        let rest = halves.map(|half| half.expires).filter(|at| *at > now);
         self.sweep_at = rest.min().map(|at| at.max(now + SWEEP_INTERVAL));
-        expired
+        overdue
     }
 
     /// Every allocation that `wanted` picks.
-    pub(super) fn select(&self, wanted: impl Fn(&Allocation) -> bool) -> Vec<RelayId> {
+    pub(super) fn select(&self, wanted: impl Fn(&Allocation) -> bool) -> Vec<Place> {
         let found = self.slab.iter().filter(|(_, allocation)| wanted(allocation));
-        found.map(|(place, _)| relay_id(place)).collect()
+        found.map(|(place, _)| Place(place)).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn halves(&self) -> usize {
+        self.slab.iter().map(|(_, allocation)| allocation.families().count()).sum()
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.slab.len()
     }
-}
-
-/// A slab never holds 2^32 allocations: each has a relay port of its own.
-fn relay_id(place: usize) -> RelayId {
-    debug_assert!(u32::try_from(place).is_ok());
-    RelayId(place as u32)
 }
 
 /// The secret of the index. A stranger chooses his address and port, and must not be able to

@@ -35,7 +35,7 @@ impl Dropped {
     }
 }
 
-/// Takes the bandwidth for `bytes` of payload, the allocation's own first.
+/// Takes the bandwidth for `bytes` of payload: the allocation's own, its user's, that of all.
 pub(super) fn charge(
     shared: &Shared,
     allocation: &mut Allocation,
@@ -48,6 +48,11 @@ pub(super) fn charge(
         if !bucket.try_take(bytes as f64, rate, burst, now) {
             return Err(Dropped::Limit(Limit::BandwidthPerAllocation));
         }
+    }
+    // All halves have one payer, and with him one bucket.
+    let mut halves = allocation.halves.iter().flatten();
+    if !halves.next().is_none_or(|half| half.unit.bandwidth().try_take(bytes, now)) {
+        return Err(Dropped::Limit(Limit::BandwidthPerUser));
     }
     if !shared.bandwidth.try_take(bytes, now) {
         return Err(Dropped::Limit(Limit::Bandwidth));

@@ -34,8 +34,9 @@ test("eight watch through the relay without a quota, and the ninth reads that it
     await becomes(ninth, "live");
     await noQuotaHit(daemon);
     // Chromium gives a tab that is closed half a second for its farewell, which nine pages on a
-    // busy machine may miss; one that goes elsewhere says it for sure.
+    // busy machine may miss; one that goes elsewhere and stays open says it for sure.
     for (const page of [...watchers, ninth]) await page.goto("about:blank");
+    await daemon.metricBecomes("turncast_watchers", 0, 10_000);
     await leaveNothing(daemon, ...watchers, ninth, broadcaster);
   });
 

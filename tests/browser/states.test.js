@@ -43,6 +43,9 @@ async function looksRight(page, name) {
     }
     const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     if (wide > 0) faults.push(`${name}, ${size}: ${wide} pixels too wide`);
+    const cut = await page.evaluate(() => [...document.querySelectorAll(".screen, .stage")]
+      .some((each) => each.scrollHeight > each.clientHeight));
+    if (cut) faults.push(`${name}, ${size}: the words do not fit over the picture`);
   }
   assert.deepEqual(faults, []);
 }

@@ -94,6 +94,17 @@ fn check_tells_what_would_be_and_binds_nothing() {
 }
 
 #[test]
+fn check_warns_of_a_relay_that_no_browser_can_use() {
+    let told = |turn: &str| {
+        let setup = Setup::new(&format!("[turn]\nrelay_addresses = [\"2001:db8::9/::1\"]\n{turn}"));
+        let report = setup.printed(&["check"]);
+        report.contains("there is no IPv4 address to relay from, and browsers never ask for IPv6")
+    };
+    assert!(told(""));
+    assert!(!told("default_family = \"client\"\n"));
+}
+
+#[test]
 fn check_says_where_a_public_host_leads() {
     let setup = Setup::new(
         "public_host = \"live.example.org\"\n[web]\ntrusted_proxies = [\"127.0.0.1\"]\n\

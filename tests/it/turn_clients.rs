@@ -25,12 +25,18 @@ const ALICE: &[&str] = &["-u", "alice", "-w", "password-of-alice-1"];
 /// Runs `turnutils_uclient` toward the daemon: two of its own clients talk through the relay.
 /// `-c`: without it the tool asks for EVEN-PORT with a reservation.
 fn uclient(daemon: &Daemon, credential: &[&str], more: &[&str]) -> Output {
+    uclient_to(daemon.turn(), credential, &[&["-c"], more].concat())
+}
+
+/// The same with RTP and RTCP: each client asks for a pair of ports, and gets the upper one with
+/// the token.
+fn uclient_of_pairs(daemon: &Daemon, credential: &[&str], more: &[&str]) -> Output {
     uclient_to(daemon.turn(), credential, more)
 }
 
 fn uclient_to(turn: SocketAddr, credential: &[&str], more: &[&str]) -> Output {
     Command::new("timeout")
-        .args(["60", "turnutils_uclient", "-c", "-y", "-p", &turn.port().to_string()])
+        .args(["60", "turnutils_uclient", "-y", "-p", &turn.port().to_string()])
         .args(credential)
         .args(more)
         .arg(turn.ip().to_string())
@@ -68,6 +74,13 @@ fn uclient_relays_with_a_long_term_credential() {
 }
 
 #[test]
+fn uclient_relays_through_pairs_of_ports() {
+    let daemon = Setup::new(CONFIG).start();
+    assert_all_relayed(&uclient_of_pairs(&daemon, ALICE, &["-s", "-n", "50"]), 200);
+    daemon.stop();
+}
+
+#[test]
 fn uclient_relays_with_the_shared_secret() {
     let daemon = Setup::new(CONFIG).start();
     let secret = ["-u", "bob", "-W", "shared-secret-of-a-test"];
@@ -80,11 +93,19 @@ fn uclient_relays_with_the_shared_secret() {
 fn uclient_relays_over_tcp() {
     let daemon = Setup::new(CONFIG).start();
     let tcp = daemon.turn_over("tcp");
-    assert_all_relayed(&uclient_to(tcp, ALICE, &["-t", "-s", "-n", "50"]), 100);
+    assert_all_relayed(&uclient_to(tcp, ALICE, &["-c", "-t", "-s", "-n", "50"]), 100);
     assert!(daemon.metric("turncast_relayed_packets_total{direction=\"to_peer\"}") >= 100);
     // Its connections are gone, and with them all of its allocations.
     daemon.wait_for_metric("turncast_turn_connections", 0);
     assert_eq!(daemon.metric("turncast_allocations"), 0);
+    daemon.stop();
+}
+
+#[test]
+fn uclient_relays_through_pairs_of_ports_over_tcp() {
+    let daemon = Setup::new(CONFIG).start();
+    let tcp = daemon.turn_over("tcp");
+    assert_all_relayed(&uclient_to(tcp, ALICE, &["-t", "-s", "-n", "50"]), 200);
     daemon.stop();
 }
 
@@ -101,7 +122,7 @@ fn uclient_relays_over_tls() {
     write("key.pem", made.signing_key.serialize_pem());
     let daemon = setup.start();
     let tls = daemon.turn_over("tls");
-    assert_all_relayed(&uclient_to(tls, ALICE, &["-t", "-S", "-s", "-n", "50"]), 100);
+    assert_all_relayed(&uclient_to(tls, ALICE, &["-c", "-t", "-S", "-s", "-n", "50"]), 100);
     daemon.wait_for_metric("turncast_turn_connections", 0);
     daemon.stop();
 }

@@ -8,18 +8,21 @@
 #![allow(unsafe_code)]
 
 mod address;
+mod errors;
 mod limits;
 mod poll;
 mod recv;
 mod send;
 mod socket;
 
+pub(super) use errors::{SocketError, drain_errors};
 pub use limits::raise_descriptor_limit;
 pub(super) use poll::{Event, Poll, Readiness, Wake};
 pub(super) use recv::RecvBatch;
 pub(super) use send::{Datagram, SendBatch};
 pub(super) use socket::{
-    drain_errors, relay_socket, share_port, udp_listener, was_address_in_use, was_exhausted,
+    can_set_dont_fragment, relay_socket, set_dont_fragment, share_port, udp_listener,
+    was_address_in_use, was_exhausted,
 };
 
 /// The most datagrams that one system call receives or sends.

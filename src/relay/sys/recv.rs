@@ -19,6 +19,8 @@ pub(in crate::relay) struct Received {
     /// The address of ours that the sender used, on a socket that is bound to the wildcard; its
     /// port is 0, for the kernel does not say it.
     pub(in crate::relay) to: Option<SocketAddr>,
+    /// DSCP and ECN: the TOS octet of IPv4, the traffic class of IPv6.
+    pub(in crate::relay) traffic_class: u8,
     /// Bytes of payload.
     pub(in crate::relay) len: usize,
 }
@@ -105,7 +107,8 @@ impl RecvBatch {
             return None;
         }
         let len = usize::try_from(header.msg_len).ok().filter(|len| *len <= PAYLOAD_MAX)?;
-        Some(Received { from: name.read()?, to: local_address(&header.msg_hdr), len })
+        let Told { to, traffic_class } = Told::read(&header.msg_hdr);
+        Some(Received { from: name.read()?, to, traffic_class, len })
     }
 
     /// The slot of datagram `index` up to `len` bytes of payload: headroom, payload, tailroom.
@@ -150,38 +153,55 @@ impl Drop for RecvBatch {
     }
 }
 
-/// Room for the one control message that we ask for: `in6_pktinfo`, which is the larger one.
+/// Room for the control messages that we ask for: `in6_pktinfo`, which is the larger one, and the
+/// traffic class.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
-/// The address that a datagram was sent to, if the kernel tells it: `IP_PKTINFO` says
-/// `ipi_spec_dst`, an address of ours even when the datagram was broadcast.
-fn local_address(header: &libc::msghdr) -> Option<SocketAddr> {
-    // SAFETY: the kernel filled `msg_control` in up to `msg_controllen`, and the macros walk no
-    // further than that.
-    let mut control = unsafe { libc::CMSG_FIRSTHDR(header) };
-    while let Some(found) = NonNull::new(control) {
-        // SAFETY: the macros hand out pointers to whole, aligned control headers only; the data
-        // behind one is of the type that its level and type say, and is read unaligned.
-        unsafe {
-            let value = libc::CMSG_DATA(control);
-            match ((*found.as_ptr()).cmsg_level, (*found.as_ptr()).cmsg_type) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let pktinfo = value.cast::<libc::in_pktinfo>().read_unaligned();
-                    let ip = Ipv4Addr::from(pktinfo.ipi_spec_dst.s_addr.to_ne_bytes());
-                    return Some(SocketAddr::new(IpAddr::V4(ip), 0));
+/// What the kernel told of a datagram.
+#[derive(Default)]
+struct Told {
+    /// The address that it was sent to: `IP_PKTINFO` says `ipi_spec_dst`, an address of ours even
+    /// when the datagram was broadcast.
+    to: Option<SocketAddr>,
+    traffic_class: u8,
+}
+
+impl Told {
+    fn read(header: &libc::msghdr) -> Self {
+        let mut told = Self::default();
+        // SAFETY: the kernel filled `msg_control` in up to `msg_controllen`, and the macros walk
+        // no further than that.
+        let mut control = unsafe { libc::CMSG_FIRSTHDR(header) };
+        while let Some(found) = NonNull::new(control) {
+            // SAFETY: the macros hand out pointers to whole, aligned control headers only; the
+            // data behind one is of the type that its level and type say, and is read unaligned.
+            unsafe {
+                let value = libc::CMSG_DATA(control);
+                match ((*found.as_ptr()).cmsg_level, (*found.as_ptr()).cmsg_type) {
+                    (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                        let pktinfo = value.cast::<libc::in_pktinfo>().read_unaligned();
+                        let ip = Ipv4Addr::from(pktinfo.ipi_spec_dst.s_addr.to_ne_bytes());
+                        told.to = Some(SocketAddr::new(IpAddr::V4(ip), 0));
+                    }
+                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                        let pktinfo = value.cast::<libc::in6_pktinfo>().read_unaligned();
+                        let ip = Ipv6Addr::from(pktinfo.ipi6_addr.s6_addr);
+                        told.to = Some(canonical_v6(ip, 0, pktinfo.ipi6_ifindex));
+                    }
+                    // One byte here, an int there.
+                    (libc::IPPROTO_IP, libc::IP_TOS) => told.traffic_class = value.read(),
+                    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                        told.traffic_class = value.cast::<i32>().read_unaligned() as u8;
+                    }
+                    _ => {}
                 }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let pktinfo = value.cast::<libc::in6_pktinfo>().read_unaligned();
-                    let ip = Ipv6Addr::from(pktinfo.ipi6_addr.s6_addr);
-                    return Some(canonical_v6(ip, 0, pktinfo.ipi6_ifindex));
-                }
-                _ => control = libc::CMSG_NXTHDR(header, control),
+                control = libc::CMSG_NXTHDR(header, control);
             }
         }
+        told
     }
-    None
 }
 
 fn slot_start(index: usize, len: usize) -> usize {
@@ -204,7 +224,10 @@ const _: () = assert!(HEADROOM + PAYLOAD_MAX + TAILROOM <= SLOT);
 
 /// Bytes of a control buffer.
 // SAFETY: the macro computes with its argument only.
-const CONTROL: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32) } as usize;
+const CONTROL: usize = unsafe {
+    libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32)
+        + libc::CMSG_SPACE(size_of::<i32>() as u32)
+} as usize;
 
 #[cfg(test)]
 mod tests {

@@ -40,7 +40,7 @@ pub(in crate::relay) fn share_port(first: &Socket) -> io::Result<()> {
 }
 
 /// The socket of an allocation, bound to `local` alone: nobody else may share a relayed address.
-/// ICMP errors are queued on it, see [`drain_errors`].
+/// ICMP errors are queued on it, see `errors.rs`.
 ///
 /// # Errors
 /// What the failing system call said.
@@ -51,27 +51,33 @@ pub(in crate::relay) fn relay_socket(local: SocketAddr, buffer_bytes: usize) -> 
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
     set_option(socket.as_fd(), level, name, 1)?;
+    if local.is_ipv4() {
+        set_dont_fragment(socket.as_fd(), false)?;
+    }
     socket.bind(&local.into())?;
     Ok(socket)
 }
 
-/// Empties the error queue of `socket`, which also clears the error that would fail the next
-/// call, and returns how many errors there were.
-pub(in crate::relay) fn drain_errors(socket: BorrowedFd<'_>) -> usize {
-    let mut drained = 0;
-    while drained < ERRORS_MAX {
-        let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
-        // SAFETY: no byte is written through the null pointer, because the length is 0.
-        let result = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), 0, flags) };
-        if result < 0 {
-            break;
-        }
-        drained += 1;
-    }
-    // An error that found no room in the queue is pending all the same; reading it clears it.
-    let _ = socket2::SockRef::from(&socket).take_error();
-    drained
+/// Whether the kernel sends datagrams of IPv4 with the DF bit when it is asked to.
+pub(in crate::relay) fn can_set_dont_fragment() -> bool {
+    let any = SocketAddr::from(([0, 0, 0, 0], 0));
+    let socket = Socket::new(Domain::for_address(any), Type::DGRAM.cloexec(), Some(Protocol::UDP));
+    socket.is_ok_and(|socket| set_dont_fragment(socket.as_fd(), true).is_ok())
 }
+
+/// Sets the DF bit on what leaves `socket`, a relay socket of IPv4, from now on, or clears it.
+/// The kernel knows no way to say so with a single datagram.
+///
+/// # Errors
+/// What the system call said.
+pub(in crate::relay) fn set_dont_fragment(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let mode = if on { libc::IP_PMTUDISC_PROBE } else { FRAGMENT };
+    set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)
+}
+
+/// The DF bit is clear, and what some router says about a path is told to the client who set it
+/// ("fragmentation needed") without being believed by the kernel, which sends for others, too.
+const FRAGMENT: i32 = libc::IP_PMTUDISC_OMIT;
 
 /// Whether binding failed because somebody else has the port.
 pub(in crate::relay) fn was_address_in_use(error: &io::Error) -> bool {
@@ -94,6 +100,12 @@ fn unbound(address: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
         let never = libc::IP_PMTUDISC_DONT;
         set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, never)?;
     }
+    // DSCP and ECN of what arrives, to be set on what leaves (RFC 8656, section 14).
+    let (level, name) = match address {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVTOS),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    };
+    set_option(socket.as_fd(), level, name, 1)?;
     // The kernel cuts what exceeds its own maximum, and never refuses.
     socket.set_recv_buffer_size(buffer_bytes)?;
     socket.set_send_buffer_size(buffer_bytes)?;
@@ -109,9 +121,6 @@ fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
-
-/// The most errors drained at once; a queue that is longer is drained by the next call.
-const ERRORS_MAX: usize = 1024;
 
 /// A port that answers by ICMP. It is held by a socket that is connected elsewhere and so hears
 /// nobody; a port that was merely closed could be somebody else's by now.
@@ -162,19 +171,5 @@ mod tests {
         let relay = relay_socket(address("127.0.0.1:0"), BUFFER).expect("a relay socket");
         let refused = udp_listener(bound(&relay), true, BUFFER).expect_err("taken");
         assert!(was_address_in_use(&refused));
-    }
-
-    #[test]
-    fn draining_clears_what_a_dead_peer_left() {
-        for local in ["127.0.0.1:0", "[::1]:0"] {
-            let relay = relay_socket(address(local), BUFFER).expect("a relay socket");
-            let (_held, dead) = dead_peer(local);
-            relay.send_to(b"anybody?", &dead.into()).expect("the first send");
-            // Loopback answers by ICMP before the send returns.
-            assert_eq!(drain_errors(relay.as_fd()), 1);
-            assert_eq!(drain_errors(relay.as_fd()), 0);
-            assert!(relay.take_error().expect("SO_ERROR").is_none());
-            relay.send_to(b"anybody?", &dead.into()).expect("a send after draining");
-        }
     }
 }

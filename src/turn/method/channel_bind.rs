@@ -3,7 +3,7 @@
 use super::{Request, Success};
 use crate::metrics::Limit;
 use crate::stun::CHANNEL_NUMBERS;
-use crate::turn::peers::Unbindable;
+use crate::turn::peers::{Room, Unbindable};
 use crate::turn::reject::{Reject, Why};
 use crate::turn::shared::Shared;
 use crate::turn::table::Allocation;
@@ -30,16 +30,12 @@ pub(in crate::turn) fn handle(
         return Err(Why::PeerForbidden.into());
     }
     // §12.2 checks 3 and 4: neither number nor peer is bound otherwise, or 400. No room => 508.
-    let limits = &shared.options().limits;
-    let room =
-        (limits.permissions_per_allocation as usize, limits.channels_per_allocation as usize);
+    let room = Room::new(&shared.options().limits);
     let now = request.now.instant;
     allocation.peers.bind(number, peer, address.port(), room, now).map_err(|why| match why {
         Unbindable::NumberTaken => Why::ChannelTaken.into(),
         Unbindable::PeerTaken => Why::PeerTaken.into(),
-        Unbindable::PermissionsFull => {
-            Reject::limit(Why::PermissionsFull, Limit::PermissionsPerAllocation)
-        }
+        Unbindable::Unpermitted(why) => why.into(),
         Unbindable::ChannelsFull => Reject::limit(Why::ChannelsFull, Limit::ChannelsPerAllocation),
     })?;
     Ok(Success::Done)

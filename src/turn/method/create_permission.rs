@@ -1,7 +1,7 @@
 //! CreatePermission (RFC 8656, section 10.2): all of the peers in a request, or none.
 
 use super::{Request, Success};
-use crate::metrics::Limit;
+use crate::turn::peers::Room;
 use crate::turn::policy::CanonicalPeer;
 use crate::turn::reject::{Reject, Why};
 use crate::turn::shared::Shared;
@@ -23,10 +23,7 @@ pub(in crate::turn) fn handle(
     let peers: Result<Vec<CanonicalPeer>, Reject> =
         addresses.into_iter().map(|address| shared.admit(allocation, address)).collect();
     // §10.2: more than fit => 508, and none is installed.
-    let permissions_max = shared.options().limits.permissions_per_allocation as usize;
-    if !allocation.peers.permit(&peers?, permissions_max, request.now.instant) {
-        let limit = Limit::PermissionsPerAllocation;
-        return Err(Reject::limit(Why::PermissionsFull, limit));
-    }
+    let room = Room::new(&shared.options().limits);
+    allocation.peers.permit(&peers?, room, request.now.instant)?;
     Ok(Success::Done)
 }

@@ -11,18 +11,21 @@ pub(super) mod refresh;
 pub(super) mod send;
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use tracing::debug;
 
 use super::FiveTuple;
 use super::authenticate::Caller;
+use super::peers::Unpermitted;
 use super::policy::CanonicalPeer;
 use super::reject::{Reject, Why};
 use super::shared::Shared;
 use super::table::Allocation;
+use crate::metrics::Limit;
 use crate::net::Now;
 use crate::stun::Message;
-use crate::stun::control::Control;
+use crate::stun::control::{AddressFamily, Control};
 use crate::telemetry::Addr;
 
 /// A request whose sender is proven.
@@ -39,10 +42,10 @@ pub(super) struct Request<'a> {
 pub(super) enum Success {
     /// A success response without attributes.
     Done,
-    /// The allocation lives for so many more seconds.
-    Refreshed(u32),
-    /// The client wants its allocation no more.
-    Deleted,
+    /// What was asked about lives for so many more seconds, until then.
+    Refreshed(u32, Instant),
+    /// The client wants its allocation no more, or this half of it.
+    Deleted(Option<AddressFamily>),
     /// The answer comes when the relay socket is bound.
     Pending,
     /// This very answer once more.
@@ -66,7 +69,7 @@ impl Shared {
     /// scope of its grant. Our own relayed addresses are granted by address; the packet path looks
     /// at their ports.
     fn admit(&self, allocation: &Allocation, peer: SocketAddr) -> Result<CanonicalPeer, Reject> {
-        if peer.is_ipv6() != allocation.relayed.is_ipv6() {
+        if allocation.half(AddressFamily::of(peer.ip())).is_none() {
             return Err(Why::PeerFamily.into());
         }
         let peer = self.policy.judge(peer.ip()).map_err(|denied| {
@@ -82,6 +85,15 @@ impl Shared {
             return Err(Why::PeerOutOfScope.into());
         }
         Ok(peer)
+    }
+}
+
+impl From<Unpermitted> for Reject {
+    fn from(why: Unpermitted) -> Self {
+        match why {
+            Unpermitted::Full => Self::limit(Why::PermissionsFull, Limit::PermissionsPerAllocation),
+            Unpermitted::TooFast => Self::limit(Why::PeersTooFast, Limit::NewPeers),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::metrics::DropReason;
+use crate::stun::control::AddressFamily;
 use crate::stun::{ChannelData, SendIndication};
 use crate::turn::policy::CanonicalPeer;
 use crate::turn::shared::Shared;
@@ -22,15 +23,15 @@ pub(in crate::turn) fn indication(
     indication: &SendIndication,
     now: Instant,
 ) -> Result<Outgoing, Dropped> {
-    // §11.2: DONT-FRAGMENT is not supported yet, so it counts as an attribute not understood.
-    if indication.dont_fragment {
+    // §11.2: where DONT-FRAGMENT cannot be obeyed, it counts as an attribute not understood.
+    if indication.dont_fragment && !shared.options().dont_fragment {
         return Err(DropReason::Unexpected.into());
     }
     // §11.2: no permission => dropped. A Send indication never refreshes one.
     let SendIndication { peer, ref payload, .. } = *indication;
     let permission = allocation.peers.permission(peer.ip(), now);
     let permission = permission.ok_or(DropReason::NoPermission)?;
-    let to = deliver(shared, allocation, permission.peer, peer.port())?;
+    let to = deliver(shared, allocation, permission.peer, peer.port(), now)?;
     Ok((to, payload.clone()))
 }
 
@@ -47,7 +48,7 @@ pub(in crate::turn) fn channel_data(
     if !channel.is_usable(now) {
         return Err(DropReason::NoChannel.into());
     }
-    let to = deliver(shared, allocation, channel.peer, channel.port)?;
+    let to = deliver(shared, allocation, channel.peer, channel.port, now)?;
     Ok((to, message.payload.clone()))
 }
 
@@ -58,7 +59,12 @@ fn deliver(
     allocation: &Allocation,
     peer: CanonicalPeer,
     port: u16,
+    now: Instant,
 ) -> Result<SocketAddr, Dropped> {
+    // A half of a dual allocation may have expired before the other.
+    if !allocation.relays(AddressFamily::of(peer.ip), now) {
+        return Err(DropReason::NoAllocation.into());
+    }
     if port == 0 {
         return Err(DropReason::PeerForbidden.into());
     }

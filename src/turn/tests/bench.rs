@@ -13,8 +13,8 @@ use crate::stun::{
 };
 use crate::telemetry::Secret;
 use crate::turn::{
-    Action, Actions, BindFailure, FiveTuple, FixedUser, HEADROOM, Limits, Options, RelayAddress,
-    RelayId, Server, Shared, TAILROOM, Transport, Verdict,
+    Action, Actions, BindFailure, DefaultFamily, FiveTuple, FixedUser, HEADROOM, HeldSocket,
+    Limits, Options, RelayAddress, RelayId, Server, Shared, TAILROOM, Transport, Verdict,
 };
 
 pub(super) const START_UNIX_SECS: u64 = 1_000_000_000;
@@ -43,6 +43,9 @@ pub(super) fn options() -> Options {
         strict_expiry: false,
         allow_peers: Vec::new(),
         deny_peers: Vec::new(),
+        dont_fragment: true,
+        default_family: DefaultFamily::Ipv4,
+        alternate_servers: Vec::new(),
         host_addresses: vec![both("192.0.2.1").public, both("127.0.0.1").public],
         limits: Limits {
             allocations_per_user: 10,
@@ -50,9 +53,11 @@ pub(super) fn options() -> Options {
             allocations: 100,
             permissions_per_allocation: 64,
             channels_per_allocation: 32,
+            new_peers_per_min: 0,
             lifetime_secs_max: 3600,
             nonce_secs: 3600,
             bandwidth_per_allocation_bytes_per_sec: 0,
+            bandwidth_per_user_bytes_per_sec: 0,
             bandwidth_bytes_per_sec: 0,
             unauthenticated_per_prefix_per_sec: 200,
             unauthenticated_burst: 2000,
@@ -213,6 +218,14 @@ impl Bench {
                     Action::Answer { bytes, .. } => answers.push(bytes),
                     Action::Bind { relay, .. } => {
                         self.server.bound(self.now, relay, Ok(()), &mut actions);
+                    }
+                    Action::Adopt { relay, socket } => {
+                        assert!(socket.into_socket::<SocketAddr>().is_some(), "as it was held");
+                        self.server.bound(self.now, relay, Ok(()), &mut actions);
+                    }
+                    Action::Reserve { relay, local } => {
+                        let held = Ok(HeldSocket::new(local));
+                        self.server.reserved(self.now, relay, held, &mut actions);
                     }
                     Action::Close { .. } => {}
                 }

@@ -218,7 +218,7 @@ impl Net {
         let mut actions = Actions::new();
         let verdict =
             peer.server.handle_client(now, five_tuple(peer.address), datagram, &mut actions);
-        if let Verdict::ToPeer { relay, peer: to, payload } = verdict {
+        if let Verdict::ToPeer { relay, peer: to, payload, .. } = verdict {
             let socket = peer.sockets.iter().find(|(name, _)| *name == relay);
             let (_, from) = *socket.expect("a bound socket");
             self.travel(Event::ToRelayed(from, to, datagram[payload].to_vec()));
@@ -237,6 +237,7 @@ impl Net {
                         peer.sockets.push((relay, local));
                         peer.server.bound(now, relay, Ok(()), &mut actions);
                     }
+                    Action::Reserve { .. } | Action::Adopt { .. } => panic!("nobody asked for it"),
                     Action::Close { relay } => {
                         self.peers[client].sockets.retain(|(name, _)| *name != relay);
                     }

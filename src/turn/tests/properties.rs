@@ -13,7 +13,7 @@ use crate::metrics::Limit;
 use crate::net::Prefix;
 use crate::turn::bandwidth::SharedBucket;
 use crate::turn::nonce::{NONCE_BYTES, NonceState, Nonces, offers_password_algorithms};
-use crate::turn::peers::{Peers, Unbindable};
+use crate::turn::peers::{Peers, Room, Unbindable, Unpermitted};
 use crate::turn::policy::{CanonicalPeer, Policy};
 use crate::turn::ports::{PortLease, PortPool};
 use crate::turn::quota::{Payer, Quota};
@@ -65,6 +65,7 @@ proptest! {
             _ => Payer::Grant(Arc::clone(&names[usize::from(of)])),
         };
         let quota = Quota::new(&limits);
+        let now = start().instant;
         let mut units: Vec<(u8, _)> = Vec::new();
         for (take, of) in steps {
             let own = units.iter().filter(|(payer, _)| *payer == of).count();
@@ -73,7 +74,7 @@ proptest! {
                     0..3 => (3, Limit::AllocationsPerUser),
                     _ => (2, Limit::AllocationsPerLink),
                 };
-                match quota.try_take(payer(of)) {
+                match quota.try_take(payer(of), now) {
                     Ok(unit) => {
                         prop_assert!(own < allowed && units.len() < 8);
                         units.push((of, unit));
@@ -89,6 +90,40 @@ proptest! {
         }
         drop(units);
         prop_assert_eq!(quota.taken(), (0, 0));
+    }
+
+    #[test]
+    fn a_user_never_gets_more_bandwidth_by_deleting_and_allocating(
+        rate in 1_000u64..1_000_000,
+        steps in prop::collection::vec((0u8..4, 0usize..65_000, 0u64..100), 1..200),
+    ) {
+        let mut limits = options().limits;
+        limits.bandwidth_per_user_bytes_per_sec = rate;
+        let quota = Quota::new(&limits);
+        let (start, name) = (start().instant, Arc::from("alice"));
+        let (mut millis, mut passed, mut units) = (0, 0u64, Vec::new());
+        for (what, bytes, pause) in steps {
+            millis += pause;
+            let now = start + Duration::from_millis(millis);
+            match what {
+                0 => units.extend(quota.try_take(Payer::User(Arc::clone(&name)), now)),
+                1 => units.clear(),
+                _ => {
+                    let unit = units.last();
+                    if unit.is_some_and(|unit| unit.bandwidth().try_take(bytes, now)) {
+                        passed += bytes as u64;
+                    }
+                }
+            }
+            let allowed = rate * millis / 1000 + rate.max(65_536) + 64;
+            prop_assert!(passed <= allowed, "{passed} of {allowed}");
+        }
+        // Who has been away long enough is forgotten when the next one comes.
+        units.clear();
+        let later = start + Duration::from_secs(10_000);
+        let unit = quota.try_take(Payer::User(Arc::from("bob")), later);
+        prop_assert_eq!((quota.taken(), quota.known()), ((1, 1), 1));
+        drop(unit);
     }
 
     #[test]
@@ -272,6 +307,8 @@ struct Naive {
 
 const PERMISSIONS_MAX: usize = 4;
 const CHANNELS_MAX: usize = 3;
+const ROOM: Room =
+    Room { permissions: PERMISSIONS_MAX, channels: CHANNELS_MAX, new_peers_per_min: 0 };
 
 impl Naive {
     fn prune(&mut self, now: Instant) {
@@ -298,7 +335,7 @@ impl Naive {
             return Err(Unbindable::ChannelsFull);
         }
         if !self.permit(peer.ip(), now) {
-            return Err(Unbindable::PermissionsFull);
+            return Err(Unbindable::Unpermitted(Unpermitted::Full));
         }
         self.channels.insert(number, (peer, now + Duration::from_secs(600)));
         Ok(())
@@ -316,12 +353,11 @@ fn peers_agree(steps: &[(u8, u8, u16, u64)]) -> Result<(), TestCaseError> {
         match what {
             0 => now += Duration::from_secs(pause),
             1 => {
-                let done = peers.permit(&[canonical], PERMISSIONS_MAX, now);
-                prop_assert_eq!(done, naive.permit(peer.ip(), now));
+                let done = peers.permit(&[canonical], ROOM, now);
+                prop_assert_eq!(done.is_ok(), naive.permit(peer.ip(), now));
             }
             _ => {
-                let room = (PERMISSIONS_MAX, CHANNELS_MAX);
-                let done = peers.bind(channel, canonical, peer.port(), room, now);
+                let done = peers.bind(channel, canonical, peer.port(), ROOM, now);
                 prop_assert_eq!(done, naive.bind(channel, peer, now));
             }
         }

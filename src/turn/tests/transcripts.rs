@@ -10,13 +10,15 @@
 //! > NAME channel NUMBER [TEXT]    ChannelData
 //! > NAME raw HEX
 //! > peer ADDRESS to NAME TEXT     a datagram on NAME's relayed address
+//! > peer6 ADDRESS to NAME TEXT    on the IPv6 one of a dual allocation
+//! > icmp PEER to NAME TYPE CODE DATA   an ICMP error about a datagram from there to PEER
 //! > bound RESULT                  what became of the last bind, when `config bind=manual`
-//! > wait SECS, > sweep, > revoke GRANT, > close
+//! > wait SECS, > sweep, > revoke GRANT, > close, > release
 //! < what the engine did           written by the test
 //! + what it counted               written by the test
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,12 +27,20 @@ use std::sync::{Arc, Mutex};
 use super::bench::{
     Ask, Bench, Holds, REALM, SECRETS, START_UNIX_SECS, bind_failure, five_tuple, fixed, options,
 };
-use super::words::{Words, append, attribute, describe, from_hex, payload, read_attributes, show};
-use crate::credentials::{CredentialHash, password, userhash};
+use super::words::{
+    Words, append, attribute, class_and_method, credential_hash, describe, from_hex, payload,
+    read_attributes, show,
+};
+use crate::credentials::{password, userhash};
 use crate::metrics::{Code, DropReason, Limit, Method as Label};
-use crate::stun::{Class, Integrity, Method, PASSWORD_ALGORITHMS_OFFERED, PasswordAlgorithm, attr};
+use crate::stun::{
+    Class, Integrity, Message, Method, PASSWORD_ALGORITHMS_OFFERED, PasswordAlgorithm, attr,
+};
 use crate::turn::reject::Why;
-use crate::turn::{Action, Actions, HEADROOM, Options, RelayAddress, RelayId, TAILROOM, Verdict};
+use crate::turn::{
+    Action, Actions, DefaultFamily, HEADROOM, HeldSocket, Icmp, Options, RelayAddress, RelayId,
+    TAILROOM, Verdict,
+};
 
 #[test]
 fn every_transcript_is_replayed_to_the_letter_and_sees_every_refusal() {
@@ -114,6 +124,7 @@ const DROPS: &[DropReason] = &[
     DropReason::NotRelayed,
     DropReason::Repeated,
     DropReason::TooLong,
+    DropReason::Icmp,
 ];
 
 /// The limits that the engine keeps.
@@ -126,18 +137,12 @@ const LIMITS: &[Limit] = &[
     Limit::Lifetime,
     Limit::BandwidthPerAllocation,
     Limit::Bandwidth,
+    Limit::BandwidthPerUser,
+    Limit::NewPeers,
     Limit::Unauthenticated,
     Limit::RelayPorts,
     Limit::Descriptors,
 ];
-
-fn credential_hash(text: &str) -> CredentialHash {
-    match text {
-        "sha1" => CredentialHash::Sha1,
-        "sha256" => CredentialHash::Sha256,
-        other => panic!("no hash: {other}"),
-    }
-}
 
 fn transcripts() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/turn/transcripts");
@@ -160,8 +165,12 @@ struct Script {
     bench: Option<Bench>,
     manual_bind: bool,
     clients: HashMap<String, Client>,
-    to_bind: Option<RelayId>,
+    /// Sockets that are being bound, in the order in which they were asked for; with an address
+    /// when they will be held.
+    to_bind: VecDeque<(RelayId, Option<SocketAddr>)>,
     counted: HashMap<String, u64>,
+    /// The last RESERVATION-TOKEN that a client was told.
+    token: Vec<u8>,
 }
 
 struct Client {
@@ -177,8 +186,9 @@ impl Script {
             bench: None,
             manual_bind: false,
             clients: HashMap::new(),
-            to_bind: None,
+            to_bind: VecDeque::new(),
             counted: HashMap::new(),
+            token: Vec::new(),
         };
         let mut out = String::new();
         for line in text.lines().filter(|line| !line.starts_with(['<', '+'])) {
@@ -222,6 +232,11 @@ impl Script {
                 "permissions" => limits.permissions_per_allocation = number(),
                 "channels" => limits.channels_per_allocation = number(),
                 "lifetime" => limits.lifetime_secs_max = number(),
+                "new_peers" => limits.new_peers_per_min = number(),
+                "bandwidth_of_user" => limits.bandwidth_per_user_bytes_per_sec = number().into(),
+                "dont_fragment" => options.dont_fragment = value == "yes",
+                "default_family" => options.default_family = DefaultFamily::Client,
+                "alternate" => options.alternate_servers.push(value.parse().expect("a server")),
                 "nonce" => limits.nonce_secs = number(),
                 "bandwidth" => limits.bandwidth_per_allocation_bytes_per_sec = number().into(),
                 "bandwidth_in_all" => limits.bandwidth_bytes_per_sec = number().into(),
@@ -283,12 +298,24 @@ impl Script {
                 bench.server.revoke(&name, &mut actions);
             }
             ["close"] => self.bench().server.close_all(&mut actions),
+            ["release"] => self.bench().server.release_reservations(),
             ["bound", result] => {
-                let relay = self.to_bind.take().expect("a bind is pending");
+                let (relay, held) = self.to_bind.pop_front().expect("a bind is pending");
                 let bench = self.bench();
-                bench.server.bound(bench.now, relay, bind_failure(result), &mut actions);
+                let (now, result) = (bench.now, bind_failure(result));
+                match held {
+                    None => bench.server.bound(now, relay, result, &mut actions),
+                    Some(local) => {
+                        let held = result.map(|()| HeldSocket::new(local));
+                        bench.server.reserved(now, relay, held, &mut actions);
+                    }
+                }
             }
-            ["peer", peer, "to", name, text] => self.peer(peer, name, text, out),
+            ["icmp", peer, "to", name, ref numbers @ ..] => {
+                self.icmp(peer, name, numbers, &mut actions);
+            }
+            ["peer", peer, "to", name, text] => self.peer(peer, name, text, false, out),
+            ["peer6", peer, "to", name, text] => self.peer(peer, name, text, true, out),
             [name, ref rest @ ..] => {
                 let datagram = self.datagram(name, rest);
                 let client = self.clients.get_mut(name).expect("a client");
@@ -299,9 +326,10 @@ impl Script {
                 let verdict = bench.server.handle_client(now, from, &datagram, &mut actions);
                 match verdict {
                     Verdict::Done => {}
-                    Verdict::ToPeer { peer, payload, .. } => {
+                    Verdict::ToPeer { peer, payload, dont_fragment, .. } => {
                         let payload = show(&datagram[payload]);
-                        writeln!(out, "< to {peer} {payload}").expect("a string takes all");
+                        let whole = if dont_fragment { " unfragmented" } else { "" };
+                        writeln!(out, "< to {peer} {payload}{whole}").expect("a string takes all");
                     }
                     Verdict::ToClient { .. } => panic!("a client's packet went to a client"),
                 }
@@ -316,6 +344,10 @@ impl Script {
         for action in actions {
             match action {
                 Action::Answer { five_tuple, bytes } => {
+                    let message = Message::parse(&bytes).expect("a message");
+                    if let Some(token) = message.first(attr::RESERVATION_TOKEN) {
+                        self.token = token.to_vec();
+                    }
                     let address = five_tuple.client;
                     let mut clients = self.clients.iter();
                     let (name, client) =
@@ -326,14 +358,32 @@ impl Script {
                 Action::Bind { relay, local } => {
                     writeln!(out, "< bind {local}").expect("a string takes all");
                     if self.manual_bind {
-                        self.to_bind = Some(relay);
+                        self.to_bind.push_back((relay, None));
                     } else {
                         let bench = self.bench();
                         bench.server.bound(bench.now, relay, Ok(()), &mut more);
                     }
                 }
+                Action::Reserve { relay, local } => {
+                    writeln!(out, "< reserve {local}").expect("a string takes all");
+                    if self.manual_bind {
+                        self.to_bind.push_back((relay, Some(local)));
+                    } else {
+                        let bench = self.bench();
+                        let held = Ok(HeldSocket::new(local));
+                        bench.server.reserved(bench.now, relay, held, &mut more);
+                    }
+                }
+                Action::Adopt { relay, socket } => {
+                    let local = socket.into_socket::<SocketAddr>().expect("as it was held");
+                    writeln!(out, "< adopt {local}").expect("a string takes all");
+                    let bench = self.bench();
+                    bench.server.bound(bench.now, relay, Ok(()), &mut more);
+                }
                 Action::Close { relay } => {
-                    writeln!(out, "< close {}", relay.0).expect("a string takes all");
+                    let (place, family) = (relay.0 >> 1, relay.0 & 1);
+                    let family = if family == 0 { "" } else { " ipv6" };
+                    writeln!(out, "< close {place}{family}").expect("a string takes all");
                 }
             }
         }
@@ -342,12 +392,13 @@ impl Script {
         }
     }
 
-    fn peer(&mut self, peer: &str, name: &str, text: &str, out: &mut String) {
+    fn peer(&mut self, peer: &str, name: &str, text: &str, second: bool, out: &mut String) {
         let payload = payload(text);
         let address = self.clients[name].address;
         let peer = peer.parse().expect("an address");
         let bench = self.bench();
         let relay = bench.server.relay_of(&five_tuple(address)).expect("an allocation");
+        let relay = if second { RelayId(relay.0 | 1) } else { relay };
         let mut buffer = vec![0xEE; HEADROOM + payload.len() + TAILROOM];
         let range = HEADROOM..HEADROOM + payload.len();
         buffer[range.clone()].copy_from_slice(&payload);
@@ -356,6 +407,18 @@ impl Script {
             let told = describe(&buffer[datagram], None);
             writeln!(out, "< {name} {told}").expect("a string takes all");
         }
+    }
+
+    fn icmp(&mut self, peer: &str, name: &str, numbers: &[&str], actions: &mut Actions) {
+        let numbers: Vec<u32> = numbers.iter().map(|n| n.parse().expect("a number")).collect();
+        let [kind, code, data] = numbers[..] else { panic!("type, code and data") };
+        let icmp = Icmp { kind: kind as u8, code: code as u8, data };
+        let peer: SocketAddr = peer.parse().expect("an address");
+        let address = self.clients[name].address;
+        let bench = self.bench();
+        let relay = bench.server.relay_of(&five_tuple(address)).expect("an allocation");
+        let relay = RelayId(relay.0 & !1 | u32::from(peer.is_ipv6()));
+        bench.server.handle_icmp(bench.now, relay, peer, icmp, actions);
     }
 
     /// The bytes of a client's line.
@@ -381,24 +444,17 @@ impl Script {
     /// the same; `hidden`: USERHASH instead; `password=`, `realm=`, `nonce=stale|wrong|other|TEXT`,
     /// `without=ATTR`; `algorithm=md5|sha256` with PASSWORD-ALGORITHMS, which `algorithms=HEX`
     /// replaces; `integrity=sha1|sha256|both`, `cut=BYTES` of it; `tx=` a transaction id; `peer=`,
-    /// `channel=`, `transport=`, `family=`, `lifetime=`, `text=`, `attr=KIND:HEX`,
-    /// `behind=KIND:HEX` (after the integrity); `fingerprint`, `fingerprint=wrong`.
+    /// `channel=`, `transport=`, `family=`, `additional=`, `lifetime=`, `text=`, `even`, `reserve`
+    /// (EVEN-PORT), `token` (the last one told), `attr=KIND:HEX`, `behind=KIND:HEX` (after the
+    /// integrity); `fingerprint`, `fingerprint=wrong`.
     fn build(&mut self, name: &str, method: &str, words: &Words<'_>) -> Vec<u8> {
-        let (class, method) = match method {
-            "binding" => (Class::Request, Method::BINDING),
-            "allocate" => (Class::Request, Method::ALLOCATE),
-            "refresh" => (Class::Request, Method::REFRESH),
-            "permit" => (Class::Request, Method::CREATE_PERMISSION),
-            "bind" => (Class::Request, Method::CHANNEL_BIND),
-            "send" => (Class::Indication, Method::SEND),
-            "keepalive" => (Class::Indication, Method::BINDING),
-            "success" => (Class::Success, Method::BINDING),
-            "connect" => (Class::Request, Method::new(0x00A)),
-            other => panic!("no such method: {other}"),
-        };
+        let (class, method) = class_and_method(method);
         let mut ask = self.bench().ask(method);
         if let Some(tx) = words.get("tx") {
             ask.transaction.0.fill(tx.parse().expect("a number"));
+        }
+        if words.get("token") == Some("") {
+            ask.attributes.push((attr::RESERVATION_TOKEN, self.token.clone()));
         }
         read_attributes(words, &mut ask);
         let has_transport = words.has("transport") || words.get("without") == Some("transport");

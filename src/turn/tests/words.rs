@@ -1,9 +1,11 @@
 //! The words of transcripts: attributes out of text, messages into text.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use super::bench::Ask;
-use crate::stun::{ChannelData, Class, Kind, Message, attr, classify, parse_xor_address};
+use crate::credentials::CredentialHash;
+use crate::stun::{ChannelData, Class, Kind, Message, Method, attr, classify, parse_xor_address};
 
 /// The words of a line behind the first ones: `key=value` and bare ones.
 pub(super) struct Words<'t>(pub(super) Vec<(&'t str, &'t str)>);
@@ -43,6 +45,10 @@ pub(super) fn read_attributes(words: &Words<'_>, ask: &mut Ask) {
             }
             "transport" => (attr::REQUESTED_TRANSPORT, byte()),
             "family" => (attr::REQUESTED_ADDRESS_FAMILY, byte()),
+            "additional" => (attr::ADDITIONAL_ADDRESS_FAMILY, byte()),
+            "df" => (attr::DONT_FRAGMENT, vec![]),
+            "even" => (attr::EVEN_PORT, vec![0]),
+            "reserve" => (attr::EVEN_PORT, vec![0x80]),
             "lifetime" => (attr::LIFETIME, number()),
             "text" => (attr::DATA, payload(value)),
             "attr" => attribute(value),
@@ -93,6 +99,50 @@ pub(super) fn show(payload: &[u8]) -> String {
     }
 }
 
+/// An address that is not XORed.
+fn alternate(value: &[u8]) -> SocketAddr {
+    let port = u16::from_be_bytes([value[2], value[3]]);
+    match value {
+        [0, 1, _, _, a, b, c, d] => SocketAddr::from(([*a, *b, *c, *d], port)),
+        [0, 2, _, _, ip @ ..] => {
+            let ip: [u8; 16] = ip.try_into().expect("an IPv6 address");
+            SocketAddr::from((ip, port))
+        }
+        _ => panic!("no address: {value:?}"),
+    }
+}
+
+/// The hash of `hash=`.
+pub(super) fn credential_hash(text: &str) -> CredentialHash {
+    match text {
+        "sha1" => CredentialHash::Sha1,
+        "sha256" => CredentialHash::Sha256,
+        other => panic!("no hash: {other}"),
+    }
+}
+
+/// The class and method of a client's line.
+pub(super) fn class_and_method(text: &str) -> (Class, Method) {
+    match text {
+        "binding" => (Class::Request, Method::BINDING),
+        "allocate" => (Class::Request, Method::ALLOCATE),
+        "refresh" => (Class::Request, Method::REFRESH),
+        "permit" => (Class::Request, Method::CREATE_PERMISSION),
+        "bind" => (Class::Request, Method::CHANNEL_BIND),
+        "send" => (Class::Indication, Method::SEND),
+        "keepalive" => (Class::Indication, Method::BINDING),
+        "success" => (Class::Success, Method::BINDING),
+        "connect" => (Class::Request, Method::new(0x00A)),
+        other => panic!("no such method: {other}"),
+    }
+}
+
+/// The code and the phrase of an error.
+fn coded(value: &[u8]) -> (u16, String) {
+    let code = u16::from(value[2]) * 100 + u16::from(value[3]);
+    (code, String::from_utf8_lossy(&value[4..]).into_owned())
+}
+
 /// A message to a client in words.
 pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
     if classify(bytes) == Kind::ChannelData {
@@ -107,8 +157,7 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
         let address = || parse_xor_address(value, &id).expect("an address");
         let word = match attribute.kind {
             attr::ERROR_CODE => {
-                let code = u16::from(value[2]) * 100 + u16::from(value[3]);
-                let phrase = String::from_utf8_lossy(&value[4..]).into_owned();
+                let (code, phrase) = coded(value);
                 if phrase.is_empty() { code.to_string() } else { format!("{code} {phrase:?}") }
             }
             attr::UNKNOWN_ATTRIBUTES => {
@@ -122,6 +171,17 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
             attr::LIFETIME => {
                 let secs: [u8; 4] = value.try_into().expect("4 bytes");
                 format!("lifetime={}", u32::from_be_bytes(secs))
+            }
+            attr::ICMP => {
+                let data: [u8; 4] = value[4..].try_into().expect("8 bytes");
+                assert_eq!(value[..2], [0, 0]);
+                format!("icmp={}/{}/{}", value[2], value[3], u32::from_be_bytes(data))
+            }
+            attr::ALTERNATE_SERVER => format!("alternate={}", alternate(value)),
+            attr::RESERVATION_TOKEN => format!("token({})", value.len()),
+            attr::ADDRESS_ERROR_CODE => {
+                let (code, phrase) = coded(value);
+                format!("ipv{}={code} {phrase:?}", [0, 4, 6][usize::from(value[0])])
             }
             attr::REALM => format!("realm={}", String::from_utf8_lossy(value)),
             attr::NONCE => {

@@ -14,8 +14,8 @@ use turncast::stun::{
 };
 use turncast::telemetry::Secret;
 use turncast::turn::{
-    Action, Actions, FiveTuple, FixedUser, HEADROOM, Limits, Options, RelayAddress, RelayId,
-    Server, Shared, TAILROOM, Transport, Verdict,
+    Action, Actions, DefaultFamily, FiveTuple, FixedUser, HEADROOM, HeldSocket, Icmp, Limits,
+    Options, RelayAddress, RelayId, Server, Shared, TAILROOM, Transport, Verdict,
 };
 
 const REALM: &str = "turncast";
@@ -23,9 +23,9 @@ const REALM: &str = "turncast";
 /// A script: steps of an opcode, a length (16 bits) and so many bytes.
 ///
 /// Opcode, modulo 8: 0 a datagram of the client; 1 the attributes of a request that gets the right
-/// credentials, its method being the first byte; 2 a peer's datagram; 3 time passes, the first byte
-/// in minutes; 4 as 0, from a stranger; 5 an allocation; 6 permission and channel for the peer;
-/// 7 a datagram of the client with a FINGERPRINT.
+/// credentials, its method being the first byte; 2 a peer's datagram, and an ICMP error of the same
+/// bytes; 3 time passes, the first byte in minutes; 4 as 0, from a stranger; 5 an allocation;
+/// 6 permission and channel for the peer; 7 a datagram of the client with a FINGERPRINT.
 pub fn turn_server(input: &[u8]) {
     let mut script = Script::new();
     let mut rest = input;
@@ -66,7 +66,10 @@ impl Script {
             (1, [method, attributes @ ..]) => {
                 self.request(Method::new(u16::from(*method)), |writer| tlvs(writer, attributes));
             }
-            (2, _) => self.peer_says(bytes),
+            (2, _) => {
+                self.peer_says(bytes);
+                self.icmp_says(bytes);
+            }
             (3, [minutes, ..]) => {
                 self.now = self.now.after(Duration::from_secs(u64::from(*minutes) * 60));
                 let mut actions = Actions::new();
@@ -151,6 +154,18 @@ impl Script {
         }
     }
 
+    /// An ICMP error: type, code and data out of the payload.
+    fn icmp_says(&mut self, bytes: &[u8]) {
+        let (Some(relay), [kind, code, rest @ ..]) = (self.relays.last().copied(), bytes) else {
+            return;
+        };
+        let data = rest.first().copied().unwrap_or(0).into();
+        let icmp = Icmp { kind: *kind, code: *code, data };
+        let mut actions = Actions::new();
+        self.server.handle_icmp(self.now, relay, peer(), icmp, &mut actions);
+        self.carry_out(actions);
+    }
+
     fn carry_out(&mut self, actions: Actions) {
         for action in actions {
             match action {
@@ -162,6 +177,17 @@ impl Script {
                     }
                 }
                 Action::Bind { relay, .. } => {
+                    self.relays.push(relay);
+                    let mut more = Actions::new();
+                    self.server.bound(self.now, relay, Ok(()), &mut more);
+                    self.carry_out(more);
+                }
+                Action::Reserve { relay, local } => {
+                    let mut more = Actions::new();
+                    self.server.reserved(self.now, relay, Ok(HeldSocket::new(local)), &mut more);
+                    self.carry_out(more);
+                }
+                Action::Adopt { relay, .. } => {
                     self.relays.push(relay);
                     let mut more = Actions::new();
                     self.server.bound(self.now, relay, Ok(()), &mut more);
@@ -209,6 +235,9 @@ fn options() -> Options {
         strict_expiry: false,
         allow_peers: vec!["192.0.2.0/24".parse().expect("a constant prefix")],
         deny_peers: Vec::new(),
+        dont_fragment: true,
+        default_family: DefaultFamily::Ipv4,
+        alternate_servers: Vec::new(),
         host_addresses: vec![own],
         limits: Limits {
             allocations_per_user: 2,
@@ -216,9 +245,11 @@ fn options() -> Options {
             allocations: 4,
             permissions_per_allocation: 4,
             channels_per_allocation: 4,
+            new_peers_per_min: 0,
             lifetime_secs_max: 3600,
             nonce_secs: 3600,
             bandwidth_per_allocation_bytes_per_sec: 0,
+            bandwidth_per_user_bytes_per_sec: 0,
             bandwidth_bytes_per_sec: 0,
             unauthenticated_per_prefix_per_sec: 0,
             unauthenticated_burst: 1,

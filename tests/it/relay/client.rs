@@ -35,6 +35,8 @@ pub(crate) enum Relayed {
     Channel(u16, Vec<u8>),
     /// A Data indication: peer and payload.
     Indication(SocketAddr, Vec<u8>),
+    /// A Data indication of an ICMP error: peer, type and code.
+    Icmp(SocketAddr, u8, u8),
 }
 
 impl Client {
@@ -75,6 +77,26 @@ impl Client {
             }
         })?;
         Ok(address(&answer, attr::ATTR_XOR_RELAYED_ADDRESS))
+    }
+
+    /// Allocates with attributes of its own and gives the answer, or the error code.
+    pub(crate) fn allocate_with(
+        &mut self,
+        attributes: &[(attr::AttrType, &[u8])],
+    ) -> Result<Message, u16> {
+        self.request(stun::METHOD_ALLOCATE, |message| {
+            message.add(attr::ATTR_REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+            attributes.iter().for_each(|(kind, value)| message.add(*kind, value));
+        })
+    }
+
+    /// Ends the relayed address of a family: 1 for IPv4, 2 for IPv6.
+    pub(crate) fn delete_family(&mut self, family: u8) -> Result<(), u16> {
+        self.request(stun::METHOD_REFRESH, |message| {
+            message.add(attr::ATTR_LIFETIME, &[0; 4]);
+            message.add(attr::ATTR_REQUESTED_ADDRESS_FAMILY, &[family, 0, 0, 0]);
+        })
+        .map(drop)
     }
 
     /// Refreshes for `secs`; 0 ends the allocation.
@@ -121,6 +143,22 @@ impl Client {
         self.send(&message.raw);
     }
 
+    /// Sends a Send indication with DONT-FRAGMENT.
+    pub(crate) fn send_unfragmented(&self, peer: SocketAddr, payload: &[u8]) {
+        let mut message = message(stun::METHOD_SEND, stun::CLASS_INDICATION);
+        add_address(&mut message, peer);
+        message.add(attr::ATTR_DONT_FRAGMENT, &[]);
+        message.add(attr::ATTR_DATA, payload);
+        self.send(&message.raw);
+    }
+
+    /// The next payload that is relayed to this client; ICMP errors are passed over.
+    pub(crate) fn receive_payload(&self) -> Relayed {
+        let relayed = std::iter::repeat_with(|| self.receive());
+        let mut payloads = relayed.filter(|relayed| !matches!(relayed, Relayed::Icmp(..)));
+        payloads.next().expect("it never ends")
+    }
+
     /// The next thing that is relayed to this client.
     pub(crate) fn receive(&self) -> Relayed {
         loop {
@@ -132,8 +170,11 @@ impl Client {
             }
             let message = parse(datagram);
             if message.typ.method == stun::METHOD_DATA {
-                let payload = message.get(attr::ATTR_DATA).expect("a DATA attribute");
                 let peer = address(&message, attr::ATTR_XOR_PEER_ADDRESS);
+                if let Ok(icmp) = message.get(attr::AttrType(0x8004)) {
+                    return Relayed::Icmp(peer, icmp[2], icmp[3]);
+                }
+                let payload = message.get(attr::ATTR_DATA).expect("a DATA attribute");
                 return Relayed::Indication(peer, payload);
             }
         }
@@ -237,6 +278,19 @@ fn parse(datagram: Vec<u8>) -> Message {
 fn add_address(message: &mut Message, peer: SocketAddr) {
     let peer = XorMappedAddress { ip: peer.ip(), port: peer.port() };
     peer.add_to_as(message, attr::ATTR_XOR_PEER_ADDRESS).expect("an address attribute");
+}
+
+/// Every relayed address of an answer, in order.
+pub(crate) fn relayed_addresses(answer: &Message) -> Vec<SocketAddr> {
+    let all = answer.attributes.0.iter();
+    let relayed = all.filter(|found| found.typ == attr::ATTR_XOR_RELAYED_ADDRESS);
+    let single = |found: &attr::RawAttribute| {
+        let mut message = Message::new();
+        message.transaction_id = answer.transaction_id;
+        message.add(found.typ, &found.value);
+        address(&message, found.typ)
+    };
+    relayed.map(single).collect()
 }
 
 fn address(message: &Message, kind: attr::AttrType) -> SocketAddr {

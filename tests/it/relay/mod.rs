@@ -1,6 +1,8 @@
 //! The relay as a library: real sockets on loopback, threads and all, without the daemon.
 
+mod addresses;
 pub(crate) mod client;
+mod headers;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
@@ -94,6 +96,9 @@ fn engine() -> turn::Options {
         strict_expiry: false,
         allow_peers: vec!["127.0.0.3/32".parse().expect("a prefix")],
         deny_peers: Vec::new(),
+        dont_fragment: true,
+        default_family: turn::DefaultFamily::Ipv4,
+        alternate_servers: Vec::new(),
         host_addresses: vec![ip(&own), ip("127.0.0.1"), ip("127.0.0.3"), ip("::1")],
         limits: turn::Limits {
             allocations_per_user: 1_000,
@@ -101,9 +106,11 @@ fn engine() -> turn::Options {
             allocations: 10_000,
             permissions_per_allocation: 64,
             channels_per_allocation: 32,
+            new_peers_per_min: 0,
             lifetime_secs_max: 3600,
             nonce_secs: 3600,
             bandwidth_per_allocation_bytes_per_sec: 0,
+            bandwidth_per_user_bytes_per_sec: 0,
             bandwidth_bytes_per_sec: 0,
             unauthenticated_per_prefix_per_sec: 0,
             unauthenticated_burst: 1,
@@ -204,7 +211,7 @@ fn a_dead_peer_costs_a_live_one_nothing() {
         }
         live.send_to(&round.to_be_bytes(), relayed).expect("an answer");
         let expected = Relayed::Channel(0x4000, round.to_be_bytes().to_vec());
-        assert_eq!(client.receive(), expected);
+        assert_eq!(client.receive_payload(), expected);
     }
     assert_eq!(fixture.dropped(DropReason::SendFailed), 0);
     assert_eq!(fixture.metrics.allocations(), 1);
