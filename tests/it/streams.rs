@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use webrtc_stun::attributes::{
+    ATTR_EVEN_PORT, ATTR_REQUESTED_ADDRESS_FAMILY, ATTR_RESERVATION_TOKEN, AttrType,
+};
 
 use crate::harness::{DEADLINE, Daemon, Setup};
-use crate::relay::client::{Client, Relayed};
+use crate::relay::client::{Client, Relayed, relayed_addresses};
 use crate::ws::Ws;
 
 const CONFIG: &str = r#"
@@ -345,6 +348,63 @@ fn a_dead_peer_costs_a_live_one_nothing_over_tcp() {
         assert_eq!(client.receive_payload(), Relayed::Channel(0x4000, vec![round]));
     }
     assert_eq!(daemon.metric("turncast_turn_dropped_total{reason=\"send_failed\"}"), 0);
+    // Of the dead one it is told without having to send anything more.
+    client.send_channel(0x4001, b"anybody?");
+    assert_eq!(client.receive(), Relayed::Icmp(to_dead, 3, 3));
+    daemon.stop();
+}
+
+#[test]
+fn a_port_in_reserve_outlives_its_connection_and_is_claimed_over_another_transport() {
+    let daemon = start("");
+    let claim = |client: &mut Client, token: &[u8]| {
+        let answer = client.allocate_with(&[(ATTR_RESERVATION_TOKEN, token)]);
+        answer.map(|answer| relayed_addresses(&answer)[0].port())
+    };
+    let reserve = |client: &mut Client| {
+        let answer = client.allocate_with(&[(ATTR_EVEN_PORT, &[0x80])]).expect("a pair of ports");
+        let token = answer.get(ATTR_RESERVATION_TOKEN).expect("a token");
+        (relayed_addresses(&answer)[0].port(), token)
+    };
+    let plain = || Client::new(daemon.turn(), "alice", "password-of-alice-1");
+    let mut streamed = client(&daemon);
+    let (even, token) = reserve(&mut streamed);
+    drop(streamed);
+    daemon.wait_for_metric("turncast_allocations", 0);
+    assert_eq!(claim(&mut plain(), &token), Ok(even + 1));
+    let (even, token) = reserve(&mut plain());
+    let mut streamed = client(&daemon);
+    assert_eq!(claim(&mut streamed, &token), Ok(even + 1));
+    // What arrives there reaches the one who claimed it.
+    let (peer, from) = peer();
+    streamed.permit(&[from]).expect("a permission");
+    peer.send_to(b"hello", (daemon.turn().ip(), even + 1)).expect("a send");
+    assert_eq!(streamed.receive(), Relayed::Indication(from, b"hello".to_vec()));
+    daemon.stop();
+}
+
+#[test]
+fn both_families_are_relayed_for_one_connection() {
+    let daemon = start("");
+    let mut client = client(&daemon);
+    // ADDITIONAL-ADDRESS-FAMILY.
+    let answer = client.allocate_with(&[(AttrType(0x8000), &[2, 0, 0, 0])]).expect("both");
+    let [v4, v6] = relayed_addresses(&answer)[..] else { panic!("two relayed addresses") };
+    assert!(v4.is_ipv4() && v6.is_ipv6());
+    let mut other = Client::new(daemon.turn(), "alice", "password-of-alice-1");
+    let family_of_v6 = &[(ATTR_REQUESTED_ADDRESS_FAMILY, &[2, 0, 0, 0][..])];
+    let answer = other.allocate_with(family_of_v6).expect("an IPv6 allocation");
+    let to_other = relayed_addresses(&answer)[0];
+    client.permit(&[to_other]).expect("a permission");
+    other.permit(&[v6]).expect("a permission");
+    other.send_indication(v6, b"hello");
+    assert_eq!(client.receive(), Relayed::Indication(to_other, b"hello".to_vec()));
+    client.send_unfragmented(to_other, b"and back");
+    assert_eq!(other.receive(), Relayed::Indication(v6, b"and back".to_vec()));
+    client.delete_family(2).expect("one is left");
+    assert_eq!(daemon.metric("turncast_allocations"), 2);
+    drop(client);
+    daemon.wait_for_metric("turncast_allocations", 1);
     daemon.stop();
 }
 

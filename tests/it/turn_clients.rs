@@ -25,7 +25,7 @@ const ALICE: &[&str] = &["-u", "alice", "-w", "password-of-alice-1"];
 /// Runs `turnutils_uclient` toward the daemon: two of its own clients talk through the relay.
 /// `-c`: without it the tool asks for EVEN-PORT with a reservation.
 fn uclient(daemon: &Daemon, credential: &[&str], more: &[&str]) -> Output {
-    uclient_of_pairs(daemon, credential, &[&["-c"], more].concat())
+    uclient_to(daemon.turn(), credential, &[&["-c"], more].concat())
 }
 
 /// The same with RTP and RTCP: each client asks for a pair of ports, and gets the upper one with
@@ -98,6 +98,14 @@ fn uclient_relays_over_tcp() {
     // Its connections are gone, and with them all of its allocations.
     daemon.wait_for_metric("turncast_turn_connections", 0);
     assert_eq!(daemon.metric("turncast_allocations"), 0);
+    daemon.stop();
+}
+
+#[test]
+fn uclient_relays_through_pairs_of_ports_over_tcp() {
+    let daemon = Setup::new(CONFIG).start();
+    let tcp = daemon.turn_over("tcp");
+    assert_all_relayed(&uclient_to(tcp, ALICE, &["-t", "-s", "-n", "50"]), 200);
     daemon.stop();
 }
 

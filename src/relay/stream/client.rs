@@ -13,7 +13,7 @@ use super::super::shared::Commands;
 use super::super::sys::{
     Datagram, Readiness, RecvBatch, SendBatch, SocketError, drain_errors, set_dont_fragment,
 };
-use super::super::udp::{Errors, Sockets, Token, bind_failure};
+use super::super::udp::{Sockets, Token, bind_failure};
 use super::super::worker::guard;
 use super::Lease;
 use super::outbox::Outbox;
@@ -119,6 +119,7 @@ impl Client {
         if commands.revoked_too_many {
             self.limit(Limit::Revocations);
             self.hang_up();
+            self.engine.release_reservations();
         }
         for name in &commands.revoked {
             self.ask(|engine, _, actions| engine.revoke(name, actions));
@@ -137,11 +138,11 @@ impl Client {
 
     /// Reads one batch; the rest is reported again, after everything else had its turn.
     fn read_relay(&mut self, relay: RelayId, error: bool) {
-        let mut errors = Errors::default();
+        let mut errors = Vec::new();
         SCRATCH.with_borrow_mut(|Scratch { received, .. }| {
             let Some(socket) = self.socket(relay) else { return };
             if error {
-                drain_errors(socket, |error| errors.push(relay, error));
+                drain_errors(socket, |error| errors.push((relay, error)));
             }
             // An error is one of an earlier datagram, and is gone with being told.
             let count = received.recv(socket).unwrap_or(0);
@@ -149,8 +150,25 @@ impl Client {
                 self.handle_peer(relay, index, received);
             }
         });
-        self.tell(errors);
-        self.execute();
+        self.tell_errors(errors);
+    }
+
+    /// Tells the client of the ICMP errors that came to its relay sockets: like what peers send,
+    /// if it reads quickly enough.
+    fn tell_errors(&mut self, errors: Vec<(RelayId, SocketError)>) {
+        for (index, (relay, SocketError { peer, icmp, .. })) in errors.into_iter().enumerate() {
+            if index >= ERRORS_MAX {
+                self.dropped(DropReason::Icmp);
+                continue;
+            }
+            let mut told = Actions::new();
+            self.engine.handle_icmp(self.now, relay, peer, icmp, &mut told);
+            for action in told {
+                if let Action::Answer { bytes, .. } = action {
+                    self.push_packet(&bytes);
+                }
+            }
+        }
     }
 
     /// Tells the client of the ICMP errors that came to its relay sockets.
@@ -176,20 +194,21 @@ impl Client {
         }
     }
 
-    /// Sends at once: a stream brings few messages at a time, so there is little to group. A
-    /// stream has no DSCP and ECN of its own for each message, so the default ones are sent.
+    /// Sends at once: a stream brings few messages at a time, so there is little to group. DSCP
+    /// and ECN are those of best effort, as RFC 8656, section 15 allows for what comes by TCP.
     fn send(&mut self, relay: RelayId, to: SocketAddr, bytes: &[u8], dont_fragment: bool) {
         let Some(socket) = self.socket(relay) else {
             return self.dropped(DropReason::SendFailed);
         };
+        // The bit is the socket's, so it is set for this one alone.
         if dont_fragment && set_dont_fragment(socket, true).is_err() {
             return self.dropped(DropReason::SendFailed);
         }
-        let mut errors = Errors::default();
-        let note = |error| errors.push(relay, error);
-        let datagram = Datagram { bytes, to, from: None, traffic_class: 0 };
-        let outcome = SCRATCH
-            .with_borrow_mut(|Scratch { send, .. }| send.send(socket, 1, note, |_| datagram));
+        let mut errors = Vec::new();
+        let each = |error| errors.push((relay, error));
+        let outcome = SCRATCH.with_borrow_mut(|Scratch { send, .. }| {
+            send.send(socket, 1, each, |_| Datagram { bytes, to, from: None, traffic_class: 0 })
+        });
         if dont_fragment {
             // What was set a moment ago can be set back.
             let _ = set_dont_fragment(socket, false);
@@ -200,7 +219,7 @@ impl Client {
         if outcome.failed > 0 {
             self.dropped(DropReason::SendFailed);
         }
-        self.tell(errors);
+        self.tell_errors(errors);
     }
 
     fn push_packet(&mut self, message: &[u8]) {
@@ -224,11 +243,15 @@ impl Client {
                         let result = self.sockets().and_then(|sockets| sockets.bind(relay, local));
                         self.bound(relay, result);
                     }
-                    Action::Reserve { relay, local } => self.reserve(relay, local),
                     Action::Adopt { relay, socket } => {
                         let result =
                             self.sockets().and_then(|sockets| sockets.adopt(relay, socket));
                         self.bound(relay, result);
+                    }
+                    Action::Reserve { relay, local } => {
+                        let result = self.sockets().and_then(|sockets| sockets.reserve(local));
+                        let Self { engine, actions, now, .. } = self;
+                        engine.reserved(*now, relay, result, actions);
                     }
                     Action::Close { relay } => self.close(relay),
                 }
@@ -291,6 +314,9 @@ impl Drop for Client {
         guard(&metrics, || self.hang_up());
     }
 }
+
+/// The most ICMP errors that a client is told of at once, as by a worker.
+const ERRORS_MAX: usize = 64;
 
 /// Memory to receive and send with; nothing stays in it between two calls.
 struct Scratch {

@@ -149,7 +149,7 @@ impl Client {
         add_address(&mut message, peer);
         message.add(attr::ATTR_DONT_FRAGMENT, &[]);
         message.add(attr::ATTR_DATA, payload);
-        self.socket.send(&message.raw).expect("a send to the server");
+        self.send(&message.raw);
     }
 
     /// The next payload that is relayed to this client; ICMP errors are passed over.
