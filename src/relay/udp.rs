@@ -208,7 +208,7 @@ pub(super) struct Errors {
 }
 
 impl Errors {
-    pub(super) fn push(&mut self, relay: RelayId, error: SocketError) {
+    fn push(&mut self, relay: RelayId, error: SocketError) {
         if self.waiting.len() < ERRORS_MAX {
             self.waiting.push((relay, error));
         } else {

@@ -171,17 +171,6 @@ impl Client {
         }
     }
 
-    /// Tells the client of the ICMP errors that came to its relay sockets.
-    fn tell(&mut self, errors: Errors) {
-        for _ in 0..errors.lost {
-            self.dropped(DropReason::Icmp);
-        }
-        for (relay, SocketError { peer, icmp, .. }) in errors.waiting {
-            let Self { engine, actions, now, .. } = self;
-            engine.handle_icmp(*now, relay, peer, icmp, actions);
-        }
-    }
-
     fn handle_peer(&mut self, relay: RelayId, index: usize, batch: &mut RecvBatch) {
         let Some(received) = batch.received(index) else {
             return self.dropped(DropReason::TooLong);
@@ -262,12 +251,6 @@ impl Client {
     fn bound(&mut self, relay: RelayId, result: Result<(), BindFailure>) {
         let Self { engine, actions, now, .. } = self;
         engine.bound(*now, relay, result, actions);
-    }
-
-    fn reserve(&mut self, relay: RelayId, local: SocketAddr) {
-        let result = self.sockets().and_then(|sockets| sockets.reserve(local));
-        let Self { engine, actions, now, .. } = self;
-        engine.reserved(*now, relay, result, actions);
     }
 
     fn close(&mut self, relay: RelayId) {
