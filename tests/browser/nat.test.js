@@ -28,7 +28,7 @@ function tables(address, relayed, scheme) {
   };
 }
 
-async function stage(t, { serverBehindNat = false, scheme = "" } = {}) {
+async function stage(t, { serverBehindNat = false, scheme = "udp://" } = {}) {
   const network = closing(t, await Network.build({ serverBehindNat }), (each) => each.remove());
   const inside = serverBehindNat ? SERVER_INSIDE : SERVER;
   const daemon = await daemonFor(t, {
@@ -71,7 +71,7 @@ test("two symmetric NATs are crossed through the relay", { skip }, async (t) => 
 
 test("a break of the network is healed without a new link", { skip }, async (t) => {
   // Over TCP it would not even be a break.
-  const { network, studio, sofa } = await stage(t, { scheme: "udp://" });
+  const { network, studio, sofa } = await stage(t);
   const broadcaster = await goLive(studio, ORIGIN, { room: "tunnel", key: KEY });
   const watcher = await watch(sofa, ORIGIN, "tunnel");
   await seesAndHears(watcher);
@@ -87,7 +87,7 @@ test("a break of the network is healed without a new link", { skip }, async (t) 
 });
 
 test("behind a router that drops UDP the relay is reached over TCP", { skip }, async (t) => {
-  const { network, daemon, studio, sofa } = await stage(t);
+  const { network, daemon, studio, sofa } = await stage(t, { scheme: "" });
   await network.cutUdp("b", true);
   const broadcaster = await goLive(studio, ORIGIN, { room: "office", key: KEY });
   const watcher = await watch(sofa, ORIGIN, "office");

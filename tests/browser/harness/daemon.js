@@ -168,7 +168,8 @@ function configuration(folder, tables) {
   const defaults = {
     "": `state_dir = ${JSON.stringify(path.join(folder, "state"))}`,
     web: 'listen = ["127.0.0.1:0"]',
-    turn: 'listen = ["127.0.0.1:0"]',
+    // With TCP beside it a browser chooses by who answers first, and a path could not be foretold.
+    turn: 'listen = ["udp://127.0.0.1:0"]',
     admin: 'listen = ["127.0.0.1:0"]',
     log: 'format = "json"',
   };
