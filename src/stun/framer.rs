@@ -99,12 +99,14 @@ fn extent(waiting: &[u8]) -> Result<Option<Extent>, DecodeError> {
     };
     match (waiting, classify(waiting)) {
         ([], _) => Ok(None),
-        (_, Kind::Other) => Err(DecodeError::ChannelNumber),
+        (_, Kind::Other) if waiting[0] & 0xC0 != 0 => Err(DecodeError::ChannelNumber),
         (_, Kind::ChannelData) => Ok(length.map(|length| {
             let message = CHANNEL_DATA_HEADER_BYTES + length;
             Extent { message, frame: message.next_multiple_of(4) }
         })),
-        (_, Kind::Stun) => {
+        // RFC 8656, section 12: up to 0x3F it is STUN. Above 3 the method is one that nobody has
+        // defined, which is not answered, but its length is known.
+        (_, Kind::Stun | Kind::Other) => {
             let Some(length) = length else { return Ok(None) };
             // RFC 8489, section 5: attributes are padded, so the last two bits are zero.
             if length % 4 != 0 {
@@ -243,15 +245,19 @@ mod tests {
             }
             None
         };
-        // A TLS greeting on a plain listener, HTTP, an invalid channel.
-        assert_eq!(first_error(b"\x16\x03\x01"), Some((0, DecodeError::ChannelNumber)));
+        // HTTP, an invalid channel, a TLS greeting on a plain listener.
         assert_eq!(first_error(b"POST /"), Some((0, DecodeError::ChannelNumber)));
         assert_eq!(first_error(&[0x50, 0, 0, 0]), Some((0, DecodeError::ChannelNumber)));
+        assert_eq!(first_error(b"\x16\x03\x01\x02\x00"), Some((3, DecodeError::Length)));
+        assert_eq!(first_error(b"\x16\x03\x01\x04\x00"), Some((4, DecodeError::NotStun)));
         let odd = [0, 1, 0, 6, 0x21];
         assert_eq!(first_error(&odd), Some((3, DecodeError::Length)));
         let other_cookie = [0, 1, 0, 8, 0x21, 0x12, 0xA4, 0x43];
         assert_eq!(first_error(&other_cookie), Some((7, DecodeError::NotStun)));
         assert_eq!(first_error(&stun(0)), None);
+        let mut of_no_method = stun(0);
+        of_no_method[0] = 0x3E;
+        assert_eq!(first_error(&of_no_method), None);
     }
 
     #[test]
