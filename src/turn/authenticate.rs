@@ -57,8 +57,8 @@ pub(super) enum Unproven {
 
 /// The longest USERNAME (RFC 8489, section 14.3).
 const USERNAME_BYTES_MAX: usize = 508;
-/// The longest REALM and NONCE (RFC 8489, sections 14.9 and 14.10).
-const REALM_BYTES_MAX: usize = 763;
+/// The longest REALM and NONCE, in characters (RFC 8489, sections 14.9 and 14.10).
+const REALM_CHARACTERS_MAX: usize = 127;
 
 impl Holder {
     /// The quota that pays; none for an owner, who has paid already.
@@ -148,20 +148,31 @@ impl<'a> Claim<'a> {
         let name = open.or(hidden).ok_or(Why::IncompleteCredential)?;
         let realm = message.first(attr::REALM).ok_or(Why::IncompleteCredential)?;
         let nonce = message.first(attr::NONCE).ok_or(Why::IncompleteCredential)?;
-        let text = |value: &'a [u8], bytes_max| {
-            let short = Some(value).filter(|value| value.len() <= bytes_max);
-            short.and_then(|value| std::str::from_utf8(value).ok()).ok_or(Why::MalformedCredential)
-        };
-        // A name in the open counts more than a hidden one: it leaves no doubt.
-        let name = match open {
-            Some(_) => Name::Open(text(name, USERNAME_BYTES_MAX)?),
-            None => Name::Hidden(name.try_into().map_err(|_| Why::MalformedCredential)?),
-        };
-        if nonce.len() > REALM_BYTES_MAX {
+        let text = |value| std::str::from_utf8(value).map_err(|_| Why::MalformedCredential);
+        if [realm, nonce].into_iter().any(|value| characters(value) > REALM_CHARACTERS_MAX) {
             return Err(Why::MalformedCredential);
         }
-        Ok(Self { name, realm: text(realm, REALM_BYTES_MAX)?, nonce })
+        // A name in the open counts more than a hidden one: it leaves no doubt.
+        let name = match open {
+            Some(_) if name.len() > USERNAME_BYTES_MAX => return Err(Why::MalformedCredential),
+            Some(_) => Name::Open(bare(text(name)?)),
+            None => Name::Hidden(name.try_into().map_err(|_| Why::MalformedCredential)?),
+        };
+        Ok(Self { name, realm: bare(text(realm)?), nonce })
     }
+}
+
+/// How many characters `value` has, if it is UTF-8: one for each byte that continues none.
+fn characters(value: &[u8]) -> usize {
+    value.iter().filter(|byte| **byte & 0xC0 != 0x80).count()
+}
+
+/// A name or realm as it goes into the key: without trailing nulls, which padded it for RFC 3489,
+/// and without quotes around it, which SIP has (RFC 8489, section 9.2.2).
+fn bare(text: &str) -> &str {
+    let text = text.trim_end_matches('\0');
+    let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    inner.unwrap_or(text)
 }
 
 impl Name<'_> {
