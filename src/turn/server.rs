@@ -24,9 +24,9 @@ use crate::metrics::{DropReason, Method as Label, WorkerMetrics};
 use crate::net::Now;
 use crate::stun::control::{AddressFamily, Control};
 use crate::stun::{
-    ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Kind, Message, Method, SendIndication,
-    Signer, TransactionId, Writer, attr, challenge, classify, write_channel_data_header,
-    write_data_indication,
+    ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Kind, Message, Method,
+    SendIndication, Signer, TransactionId, Writer, attr, challenge, classify,
+    write_channel_data_header, write_data_indication,
 };
 use crate::telemetry::Addr;
 
@@ -48,6 +48,7 @@ pub(super) const UNDERSTOOD: &[u16] = &[
     attr::REQUESTED_ADDRESS_FAMILY,
     attr::EVEN_PORT,
     attr::REQUESTED_TRANSPORT,
+    attr::DONT_FRAGMENT,
     attr::MESSAGE_INTEGRITY_SHA256,
     attr::PASSWORD_ALGORITHM,
     attr::USERHASH,
@@ -377,7 +378,9 @@ impl Server {
         let mut unknown = message.unknown_required(UNDERSTOOD);
         // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed.
         let obeys = self.shared.options().dont_fragment;
-        unknown.retain(|kind| *kind != attr::DONT_FRAGMENT || !obeys);
+        if !obeys && message.first(attr::DONT_FRAGMENT).is_some() {
+            unknown.push(attr::DONT_FRAGMENT);
+        }
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
         }
