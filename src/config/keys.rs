@@ -141,6 +141,10 @@ section! {
         /// family the first of it. Broadcasters and watchers of our own pages stay.
         alternate_server: List<SocketAddr> = Empty(r#"["198.51.100.20:3478"]"#),
             Text("IP addresses with a port, such as \"198.51.100.20:3478\"");
+        /// The name in the certificate of that server, when it is another than in ours. Clients
+        /// over TLS that know RFC 8489 are told.
+        alternate_domain: Option<HostName> = Unset(r#""turn2.example.org""#),
+            Text("a host name");
         /// Threads that relay. 0: one per processor.
         workers: u32 = Is("0"), Whole(0, 256);
         /// A secret, or several, with which other applications sign credentials `expiry:name`

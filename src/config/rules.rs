@@ -191,6 +191,17 @@ fn bandwidth(config: &Config, findings: &mut Findings) {
 }
 
 fn alternate_server(config: &Config, findings: &mut Findings) {
+    let key = "turn.alternate_domain";
+    if let Some(name) = &config.turn.alternate_domain {
+        if name.ip().is_some() {
+            let problem = Problem::new("an address names no certificate here");
+            findings.refuse(key, problem.help("name a host, such as \"turn2.example.org\""));
+        } else if config.turn.alternate_server.is_empty() {
+            let problem =
+                Problem::new("it needs its turn.alternate_server: nobody is sent there now");
+            findings.refuse(key, problem.help("set both keys or neither"));
+        }
+    }
     for server in &*config.turn.alternate_server {
         let ours = config.turn.listen.iter().any(|listen| listen.address == *server);
         if server.port() == 0 || server.ip().is_unspecified() || server.ip().is_multicast() {

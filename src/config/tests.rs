@@ -382,6 +382,10 @@ fn an_alternate_server_is_another_one_that_can_be_reached() {
         let text = format!("[turn]\nalternate_server = \"{nobody}\"\n");
         assert_says(&mistake(&text), &["nobody can be sent to", "name an address and a port"]);
     }
+    let alone = "[turn]\nalternate_domain = \"turn2.example.org\"\n";
+    assert_says(&mistake(alone), &["turn.alternate_domain", "needs its turn.alternate_server"]);
+    let address = "[turn]\nalternate_domain = \"192.0.2.2\"\n";
+    assert_says(&mistake(address), &["an address names no certificate"]);
 }
 
 #[test]

@@ -97,7 +97,7 @@ macro_rules! by_text {
         }
     )* };
 }
-by_text!(Host, TurnName, PortRange, Secret<String>);
+by_text!(Host, HostName, TurnName, PortRange, Secret<String>);
 
 impl Written for Secret<String> {
     fn parse(text: &str) -> Result<Self, String> {

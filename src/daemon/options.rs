@@ -56,6 +56,7 @@ pub(super) fn turn(
             DefaultFamily::Client => turn::DefaultFamily::Client,
         },
         alternate_servers: config.alternate_server.to_vec(),
+        alternate_domain: config.alternate_domain.as_ref().map(|name| name.text().to_owned()),
         host_addresses,
         limits: turn::Limits {
             allocations_per_user: limits.allocations_per_user,

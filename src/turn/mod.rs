@@ -181,6 +181,8 @@ pub struct Options {
     /// Where clients are sent instead, by the family of their own address: the first of it. Empty:
     /// they are served. Holders of a grant always are.
     pub alternate_servers: Vec<SocketAddr>,
+    /// The name in their certificate, when it is another than in ours: at most 255 bytes.
+    pub alternate_domain: Option<String>,
     /// Every address of this host: denied as a peer unless a host prefix allows it. Later ones
     /// come in by [`Shared::set_host_addresses`].
     pub host_addresses: Vec<IpAddr>,

@@ -13,13 +13,13 @@ pub(super) struct Reject {
     pub(super) limit: Option<Limit>,
     /// What UNKNOWN-ATTRIBUTES lists.
     pub(super) unknown: Vec<u16>,
-    /// What ALTERNATE-SERVER says.
-    pub(super) alternate: Option<SocketAddr>,
+    /// What ALTERNATE-SERVER says, once or twice.
+    pub(super) alternates: Vec<SocketAddr>,
 }
 
 impl From<Why> for Reject {
     fn from(why: Why) -> Self {
-        Self { why, limit: None, unknown: Vec::new(), alternate: None }
+        Self { why, limit: None, unknown: Vec::new(), alternates: Vec::new() }
     }
 }
 
@@ -28,8 +28,8 @@ impl Reject {
         Self { limit: Some(limit), ..Self::from(why) }
     }
 
-    pub(super) fn alternate(server: SocketAddr) -> Self {
-        Self { alternate: Some(server), ..Self::from(Why::TryAlternate) }
+    pub(super) fn alternates(alternates: Vec<SocketAddr>) -> Self {
+        Self { alternates, ..Self::from(Why::TryAlternate) }
     }
 
     pub(super) fn unknown_attributes(unknown: Vec<u16>) -> Self {

@@ -24,7 +24,7 @@ use crate::metrics::{DropReason, Method as Label, WorkerMetrics};
 use crate::net::Now;
 use crate::stun::control::{AddressFamily, Control};
 use crate::stun::{
-    ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Kind, Message, Method,
+    ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Integrity, Kind, Message, Method,
     SendIndication, Signer, TransactionId, Writer, attr, challenge, classify,
     write_channel_data_header, write_data_indication,
 };
@@ -457,8 +457,16 @@ impl Server {
         if !reject.unknown.is_empty() {
             writer = writer.unknown_attributes(&reject.unknown);
         }
-        if let Some(server) = reject.alternate {
-            writer = writer.alternate_server(server);
+        for server in &reject.alternates {
+            writer = writer.alternate_server(*server);
+        }
+        // RFC 8489, §10: over TLS, who signs by SHA-256 is told of another name in the certificate.
+        let knows_domain = key.is_some_and(|key| key.integrity == Integrity::Sha256);
+        let domain = self.shared.options().alternate_domain.as_deref().filter(|_| {
+            !reject.alternates.is_empty() && five_tuple.transport == Transport::Tls && knows_domain
+        });
+        if let Some(domain) = domain {
+            writer = writer.attribute(attr::ALTERNATE_DOMAIN, domain.as_bytes());
         }
         let bytes = match key {
             Some(key) => writer.finish_signed(key, fingerprint),

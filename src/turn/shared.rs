@@ -102,11 +102,14 @@ impl Shared {
         }
     }
 
-    /// Where a client is sent instead: to an address of the family that he came with (RFC 8489,
-    /// section 14.15).
-    pub(super) fn alternate_server(&self, client: IpAddr) -> Option<SocketAddr> {
-        let mut servers = self.options.alternate_servers.iter().copied();
-        servers.find(|server| server.is_ipv6() == client.is_ipv6())
+    /// Where a client is sent instead: an address of the family that he came with, and behind it
+    /// one of the other (RFC 8489, section 10). None without the first.
+    pub(super) fn alternate_servers(&self, client: IpAddr) -> Vec<SocketAddr> {
+        let servers = &self.options.alternate_servers;
+        let first = |ipv6| servers.iter().copied().find(|server| server.is_ipv6() == ipv6);
+        let other = |_: &SocketAddr| first(client.is_ipv4());
+        let own = first(client.is_ipv6());
+        own.into_iter().chain(own.as_ref().and_then(other)).collect()
     }
 
     /// What relay sockets are bound to, by the place of the relay address.

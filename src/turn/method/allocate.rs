@@ -55,9 +55,9 @@ pub(in crate::turn) fn begin(
     }
     let wish = Wish::read(&request.control, shared.default_family(request.five_tuple.client.ip()))?;
     // §7.2 step 11: another server shall do it => 300. Only we can verify our own grants.
-    let alternate = shared.alternate_server(request.five_tuple.client.ip());
-    if let (Some(server), Holder::User(_)) = (alternate, &request.caller.holder) {
-        return Err(Reject::alternate(server));
+    let alternates = shared.alternate_servers(request.five_tuple.client.ip());
+    if let (false, Holder::User(_)) = (alternates.is_empty(), &request.caller.holder) {
+        return Err(Reject::alternates(alternates));
     }
     let payer = request.caller.holder.payer().ok_or(Reject::from(Why::AllocationExists))?;
     let got = match wish.source {

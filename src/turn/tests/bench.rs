@@ -46,6 +46,7 @@ pub(super) fn options() -> Options {
         dont_fragment: true,
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
+        alternate_domain: None,
         host_addresses: vec![both("192.0.2.1").public, both("127.0.0.1").public],
         limits: Limits {
             allocations_per_user: 10,
