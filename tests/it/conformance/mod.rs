@@ -6,5 +6,8 @@
 //! line of the daemon's own code.
 
 pub(crate) mod client;
+mod stun_credentials;
 mod stun_messages;
+mod stun_names;
+mod stun_streams;
 pub(crate) mod wire;

@@ -66,7 +66,7 @@ pub(crate) fn message_type(class: u16, method: u16) -> u16 {
 }
 
 /// A message that is being written. Its length field counts what is there so far, always.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Out(pub(crate) Vec<u8>);
 
 impl Out {
