@@ -28,8 +28,8 @@ use super::bench::{
     Ask, Bench, Holds, REALM, SECRETS, START_UNIX_SECS, bind_failure, five_tuple, fixed, options,
 };
 use super::words::{
-    Words, append, attribute, class_and_method, credential_hash, describe, from_hex, payload,
-    read_attributes, show,
+    Words, append, attribute, class_and_method, credential_hash, describe, from_hex, nat_discovery,
+    payload, read_attributes, sent, show, way,
 };
 use crate::credentials::{password, userhash};
 use crate::metrics::{Code, DropReason, Limit, Method as Label};
@@ -237,6 +237,7 @@ impl Script {
                 "dont_fragment" => options.dont_fragment = value == "yes",
                 "default_family" => options.default_family = DefaultFamily::Client,
                 "alternate" => options.alternate_servers.push(value.parse().expect("a server")),
+                "discovery" => options.nat_discovery = nat_discovery(value),
                 "nonce" => limits.nonce_secs = number(),
                 "bandwidth" => limits.bandwidth_per_allocation_bytes_per_sec = number().into(),
                 "bandwidth_in_all" => limits.bandwidth_bytes_per_sec = number().into(),
@@ -320,7 +321,7 @@ impl Script {
                 let datagram = self.datagram(name, rest);
                 let client = self.clients.get_mut(name).expect("a client");
                 client.last.clone_from(&datagram);
-                let from = five_tuple(client.address);
+                let from = sent(rest, five_tuple(client.address));
                 let bench = self.bench();
                 let now = bench.now;
                 let verdict = bench.server.handle_client(now, from, &datagram, &mut actions);
@@ -343,17 +344,18 @@ impl Script {
         let mut more = Actions::new();
         for action in actions {
             match action {
-                Action::Answer { five_tuple, bytes } => {
+                Action::Answer { five_tuple: taken, bytes } => {
                     let message = Message::parse(&bytes).expect("a message");
                     if let Some(token) = message.first(attr::RESERVATION_TOKEN) {
                         self.token = token.to_vec();
                     }
-                    let address = five_tuple.client;
-                    let mut clients = self.clients.iter();
-                    let (name, client) =
-                        clients.find(|(_, client)| client.address == address).expect("known");
+                    let address = taken.client;
+                    let is = |other: SocketAddr| (other != address, other.ip() != address.ip());
+                    let known = self.clients.iter().min_by_key(|(_, known)| is(known.address));
+                    let (name, client) = known.expect("known");
                     let answer = describe(&bytes, client.key.as_deref());
-                    writeln!(out, "< {name} {answer}").expect("a string takes all");
+                    let way = way(five_tuple(client.address), taken);
+                    writeln!(out, "< {name} {answer}{way}").expect("a string takes all");
                 }
                 Action::Bind { relay, local } => {
                     writeln!(out, "< bind {local}").expect("a string takes all");
@@ -444,6 +446,7 @@ impl Script {
     /// the same; `hidden`: USERHASH instead; `password=`, `realm=`, `nonce=stale|wrong|other|TEXT`,
     /// `without=ATTR`; `algorithm=md5|sha256` with PASSWORD-ALGORITHMS, which `algorithms=HEX`
     /// replaces; `integrity=sha1|sha256|both`, `cut=BYTES` of it; `tx=` a transaction id; `peer=`,
+    /// `at=` another address of ours, `over=tcp`; `change=`, `port=`, `padding=` (RFC 5780);
     /// `channel=`, `transport=`, `family=`, `additional=`, `lifetime=`, `text=`, `even`, `reserve`
     /// (EVEN-PORT), `token` (the last one told), `attr=KIND:HEX`, `behind=KIND:HEX` (after the
     /// integrity); `fingerprint`, `fingerprint=wrong`.

@@ -15,7 +15,7 @@ use turncast::stun::{
 use turncast::telemetry::Secret;
 use turncast::turn::{
     Action, Actions, DefaultFamily, FiveTuple, FixedUser, HEADROOM, HeldSocket, Icmp, Limits,
-    Options, RelayAddress, RelayId, Server, Shared, TAILROOM, Transport, Verdict,
+    NatDiscovery, Options, RelayAddress, RelayId, Server, Shared, TAILROOM, Transport, Verdict,
 };
 
 const REALM: &str = "turncast";
@@ -238,6 +238,7 @@ fn options() -> Options {
         dont_fragment: true,
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
+        nat_discovery: NatDiscovery::default(),
         host_addresses: vec![own],
         limits: Limits {
             allocations_per_user: 2,
