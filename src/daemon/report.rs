@@ -206,7 +206,7 @@ pub(super) fn check(
     }
     for DiscoveryPair { addresses: [first, second], ports: [p1, p2] } in &discovery.pairs {
         let (first, second) = (bracketed(first.public), bracketed(second.public));
-        text += &format!("  its NATs by   {first}:{p1} and {second}:{p2}\n");
+        text += &format!("  NAT discovery {first}:{p1} and {second}:{p2}\n");
     }
     let publish = match (is_open(config), config.broadcast.publish) {
         (true, Publish::Auto) => "open to this computer",

@@ -96,6 +96,18 @@ impl Setup {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         Daemon::start(command)
     }
+
+    /// As [`Setup::start`], within a network namespace; for `tests/namespaces.rs`.
+    #[track_caller]
+    #[allow(dead_code)]
+    pub(crate) fn start_in(&self, namespace: &str) -> Daemon {
+        let own = self.command(&[]);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(own.get_program()).args(own.get_args());
+        command.env_clear().stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Daemon::start(command)
+    }
 }
 
 /// A running daemon; killed when dropped, if the test did not stop it.

@@ -107,13 +107,15 @@ pub(super) fn show(payload: &[u8]) -> String {
     }
 }
 
-/// An address that is not XORed, with its name.
-fn plain_address(kind: u16, value: &[u8]) -> String {
+/// An address that is not XORed, or whatever else is not told in another way.
+fn plain(kind: u16, value: &[u8]) -> String {
     let name = match kind {
         attr::ALTERNATE_SERVER => "alternate",
         attr::MAPPED_ADDRESS => "plain",
         attr::RESPONSE_ORIGIN => "origin",
-        _ => "other",
+        attr::OTHER_ADDRESS => "other",
+        attr::PADDING => return format!("padding({})", value.len()),
+        _ => return format!("{kind:04x}"),
     };
     let port = u16::from_be_bytes([value[2], value[3]]);
     let address = match value {
@@ -224,11 +226,6 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
                 assert_eq!(value[..2], [0, 0]);
                 format!("icmp={}/{}/{}", value[2], value[3], u32::from_be_bytes(data))
             }
-            attr::ALTERNATE_SERVER
-            | attr::MAPPED_ADDRESS
-            | attr::RESPONSE_ORIGIN
-            | attr::OTHER_ADDRESS => plain_address(attribute.kind, value),
-            attr::PADDING => format!("padding({})", value.len()),
             attr::RESERVATION_TOKEN => format!("token({})", value.len()),
             attr::ADDRESS_ERROR_CODE => {
                 let (code, phrase) = coded(value);
@@ -255,7 +252,7 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
                 assert_eq!(message.fingerprint_ok(), Some(true));
                 "fingerprint".to_owned()
             }
-            other => format!("{other:04x}"),
+            other => plain(other, value),
         };
         write!(text, " {word}").expect("a string takes all");
     }
