@@ -5,6 +5,7 @@ mod cli;
 mod corpus;
 mod harness;
 mod hub;
+mod oracle;
 mod privacy;
 mod process;
 mod relay;
