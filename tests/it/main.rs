@@ -6,6 +6,7 @@ mod corpus;
 mod harness;
 mod hub;
 mod nat_discovery;
+mod oracle;
 mod privacy;
 mod process;
 mod relay;
