@@ -230,7 +230,8 @@ impl Server {
         five_tuple: &FiveTuple,
         message: &Message<'_>,
     ) -> Result<Verdict, Dropped> {
-        let indication = SendIndication::read(message).map_err(|_| DropReason::Unexpected)?;
+        let indication = SendIndication::read(message, UNDERSTOOD);
+        let indication = indication.map_err(|_| DropReason::Unexpected)?;
         let (place, allocation) = live(&mut self.table, five_tuple, now)?;
         let (peer, payload) = method::send::indication(&self.shared, allocation, &indication, now)?;
         let relay = place.relay(AddressFamily::of(peer.ip()));
