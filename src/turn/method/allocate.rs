@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Request, Success, requested_secs};
+use super::{Request, Success, named, requested_secs};
 use crate::credentials::Entropy;
 use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::{Now, TokenBucket};
@@ -396,6 +396,7 @@ pub(in crate::turn) fn finish(
         };
         writer = writer.address_error_code(family, code, words);
     }
+    let writer = named(writer, Method::ALLOCATE);
     let answer = writer.finish_signed(&allocation.key, pending.fingerprint);
     allocation.answer.clone_from(&answer);
     answer
