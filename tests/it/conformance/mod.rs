@@ -7,4 +7,5 @@
 
 pub(crate) mod client;
 mod stun_messages;
+mod turn;
 pub(crate) mod wire;
