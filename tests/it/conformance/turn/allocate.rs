@@ -37,7 +37,7 @@ fn the_transport_is_asked_for_and_is_udp() {
             let request = Out::request(ALLOCATE).attribute(REQUESTED_TRANSPORT, malformed);
             assert_eq!(code(server, wire, request), 400, "{malformed:?}");
         }
-        for protocol in [0, 1, 16, 18, 33, 132, 255] {
+        for protocol in [0, 1, 6, 16, 18, 33, 132, 255] {
             let request =
                 Out::request(ALLOCATE).attribute(REQUESTED_TRANSPORT, &[protocol, 0, 0, 0]);
             assert_eq!(code(server, wire, request), 442, "protocol {protocol}");
@@ -186,7 +186,7 @@ fn attributes_that_exclude_each_other_are_400() {
 #[test]
 fn more_allocations_than_the_quota_are_486_for_this_username_only() {
     let config = readme().replace("_user = 1000", "_user = 2");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_anew(&config, |server, wire| {
         let (mut first, _) = allocated(server, wire);
         let (_second, _) = allocated(server, wire);
         let mut third = server.client(wire);
@@ -200,8 +200,8 @@ fn more_allocations_than_the_quota_are_486_for_this_username_only() {
 
 #[test]
 fn without_a_free_port_it_is_508() {
-    let config = readme_with("relay_ports = \"61200-61201\"");
-    on_each_wire_with(&config, |server, wire| {
+    let config = readme_with_ports(2);
+    on_each_wire_anew(&config, |server, wire| {
         let (mut first, _) = allocated(server, wire);
         let (_second, _) = allocated(server, wire);
         assert_eq!(code(server, wire, Out::allocate()), 508);
@@ -214,7 +214,7 @@ fn without_a_free_port_it_is_508() {
 fn another_server_is_named_by_300() {
     let config =
         readme_with("alternate_server = [\"198.51.100.20:3478\", \"[2001:db8::20]:3478\"]");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         let answer = server.client(wire).ask_signed(Out::allocate());
         assert_eq!(answer.code(), 300);
         let other = answer.attribute(ALTERNATE_SERVER).expect("ALTERNATE-SERVER");

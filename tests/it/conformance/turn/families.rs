@@ -61,7 +61,7 @@ fn the_family_that_is_asked_for_is_given_and_ipv4_without_a_wish() {
 #[test]
 fn a_family_that_is_not_relayed_is_440() {
     let config = readme_with("relay_addresses = [\"127.0.0.1\"]");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         for family in [IPV6, [0; 4], [3, 0, 0, 0], [255, 0, 0, 0]] {
             assert_eq!(server.client(wire).signed_code(requested(family)), 440);
         }
@@ -71,7 +71,7 @@ fn a_family_that_is_not_relayed_is_440() {
         assert_eq!(error[..4], [2, 0, 4, 40]);
     });
     let config = readme_with("relay_addresses = [\"::1\"]");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         assert_eq!(server.client(wire).signed_code(Out::allocate()), 440);
         assert_eq!(server.client(wire).signed_code(requested(IPV4)), 440);
         assert_eq!(server.client(wire).signed_code(requested(IPV6)), 0);
@@ -83,7 +83,7 @@ fn a_family_that_is_not_relayed_is_440() {
 
 #[test]
 fn one_family_of_two_may_be_all_that_the_quota_leaves() {
-    on_each_wire_with(&readme().replace("_user = 1000", "_user = 1"), |server, wire| {
+    on_each_wire_anew(&readme().replace("_user = 1000", "_user = 1"), |server, wire| {
         let answer = server.client(wire).ask_signed(both());
         assert_eq!((answer.code(), relayed_addresses(&answer).len()), (0, 1));
         let error = answer.attribute(ADDRESS_ERROR_CODE).expect("why the other one is not there");

@@ -1,6 +1,6 @@
 //! Section 5: what holds for every message.
 
-use std::net::{TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpStream, UdpSocket};
 
 use super::super::wire::{
     ALLOCATE, BINDING, CHANNEL_BIND, CREATE_PERMISSION, DATA, DATA_INDICATION, ERROR, INDICATION,
@@ -8,6 +8,7 @@ use super::super::wire::{
     XOR_MAPPED_ADDRESS, XOR_PEER_ADDRESS,
 };
 use super::*;
+use crate::harness::Setup;
 
 /// A TCP connection from this very address.
 fn bound_stream(from: SocketAddr, to: SocketAddr) -> TcpStream {
@@ -75,6 +76,28 @@ fn another_transport_is_another_five_tuple() {
     assert_eq!(streamed.signed_code(Out::refresh(600)), 437);
     assert_ne!(streamed.allocate(), to_datagrams);
     server.daemon.stop();
+}
+
+#[test]
+fn another_address_of_the_server_is_another_five_tuple() {
+    let config = readme_with("relay_addresses = [\"127.0.0.1\"]");
+    let daemon = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", "udp://0.0.0.0:0").start();
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut clients = ["127.0.0.1", "127.0.0.5"].map(|server| {
+        let server = (server.parse::<IpAddr>().expect("an address"), daemon.turn().port()).into();
+        // `receive` sees to it that answers come from the address that was asked.
+        Client::on(Wire::Udp, socket.try_clone().expect("a descriptor"), server)
+    });
+    let first = clients[0].allocate();
+    assert_eq!(clients[1].signed_code(Out::refresh(600)), 437);
+    let second = clients[1].allocate();
+    assert_ne!(first, second);
+    assert_eq!(clients[0].signed_code(Out::refresh(0)), 0);
+    let peer = Peer::new();
+    clients[1].bind(0x4000, peer.address);
+    peer.send(b"to the second", second);
+    assert_eq!(clients[1].relayed(), Relayed::Channel(0x4000, b"to the second".to_vec()));
+    daemon.stop();
 }
 
 #[test]

@@ -127,23 +127,29 @@ fn on_each_wire(rule: impl Fn(&Server, Wire)) {
 
 /// The same over some of them.
 fn on_wires(wires: &[Wire], rule: impl Fn(&Server, Wire)) {
-    let server = Server::start(readme());
+    on_wires_of(readme(), wires, rule);
+}
+
+/// The same with another configuration.
+fn on_each_wire_of(config: &str, rule: impl Fn(&Server, Wire)) {
+    on_wires_of(config, &Wire::ALL, rule);
+}
+
+/// The same with a daemon of its own for each transport, because what it has is used up.
+fn on_each_wire_anew(config: &str, rule: impl Fn(&Server, Wire)) {
+    for wire in Wire::ALL {
+        on_wires_of(config, &[wire], &rule);
+    }
+}
+
+fn on_wires_of(config: &str, wires: &[Wire], rule: impl Fn(&Server, Wire)) {
+    let server = Server::start(config);
     for wire in wires {
         // Shown when it fails.
         println!("over {wire:?}");
         rule(&server, *wire);
     }
     server.daemon.stop();
-}
-
-/// The same with a daemon of its own for each transport, because what it has is used up.
-fn on_each_wire_with(config: &str, rule: impl Fn(&Server, Wire)) {
-    for wire in Wire::ALL {
-        println!("over {wire:?}");
-        let server = Server::start(config);
-        rule(&server, wire);
-        server.daemon.stop();
-    }
 }
 
 /// The configuration in the README.
@@ -157,6 +163,15 @@ fn readme() -> &'static str {
 /// The same with one more line in `[turn]`.
 fn readme_with(line: &str) -> String {
     readme().replace("[turn]\n", &format!("[turn]\n{line}\n"))
+}
+
+/// The same with so many relay ports, on an address where no other test relays.
+fn readme_with_ports(count: u16) -> String {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let range = format!("61200-{}", 61199 + count);
+    readme_with(&format!(
+        "relay_addresses = [\"127.{count}.{high}.{low}\"]\nrelay_ports = \"{range}\""
+    ))
 }
 
 /// A client that has an allocation, and its relayed address.

@@ -91,7 +91,7 @@ fn a_port_that_nobody_can_have_is_403_for_a_channel() {
 fn what_is_denied_stays_so_beside_what_is_allowed() {
     let config = readme_with("deny_peers = [\"9.9.9.0/24\"]");
     let config = config.replace("\"127.0.0.3\"", "\"127.0.0.3\", \"10.1.0.0/16\", \"9.9.0.0/16\"");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         let (mut client, _) = allocated(server, wire);
         for (peer, code) in [
             ("10.1.2.3:9", 0),
@@ -160,7 +160,7 @@ fn relayed_streams_reach_each_other_through_channels() {
 #[test]
 fn loopback_is_closed_until_it_is_opened() {
     let config = readme().replace("allow_peers = [\"127.0.0.3\"]\n", "");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         let (mut client, relayed) = allocated(server, wire);
         let peer = Peer::new();
         assert_eq!(client.signed_code(permission(&[peer.address])), 403);
@@ -178,7 +178,7 @@ fn loopback_is_closed_until_it_is_opened() {
 fn peers_on_the_first_address_of_loopback_work_with_another_to_relay_from() {
     let config = readme_with("relay_addresses = [\"127.0.0.2\", \"::1\"]");
     let config = config.replace("\"127.0.0.3\"", "\"127.0.0.1\"");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         let (mut client, relayed) = allocated(server, wire);
         assert_eq!(relayed.ip(), address("127.0.0.2:1").ip());
         let peer = Peer::at("127.0.0.1:0");

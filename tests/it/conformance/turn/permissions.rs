@@ -23,7 +23,7 @@ fn a_permission_lets_an_address_through_whatever_the_port() {
 #[test]
 fn without_a_permission_nothing_passes_in_either_direction() {
     let config = readme().replace("\"127.0.0.3\"", "\"127.0.0.3\", \"127.0.0.4\"");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         let (mut client, relayed) = allocated(server, wire);
         let (known, unknown) = (Peer::new(), Peer::at("127.0.0.4:0"));
         client.permit(known.address);
@@ -42,7 +42,7 @@ fn without_a_permission_nothing_passes_in_either_direction() {
 #[test]
 fn permissions_of_one_allocation_are_none_of_another() {
     let config = readme().replace("\"127.0.0.3\"", "\"127.0.0.3\", \"127.0.0.4\"");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         let [(mut one, to_one), (mut two, to_two)] =
             [allocated(server, wire), allocated(server, wire)];
         let [of_one, of_two] = [Peer::new(), Peer::at("127.0.0.4:0")];
@@ -61,7 +61,7 @@ fn permissions_of_one_allocation_are_none_of_another() {
 #[test]
 fn several_peers_are_all_permitted_or_none() {
     let config = readme().replace("\"127.0.0.3\"", "\"127.0.0.3\", \"127.0.0.4\"");
-    on_each_wire_with(&config, |server, wire| {
+    on_each_wire_of(&config, |server, wire| {
         let (mut client, relayed) = allocated(server, wire);
         let peers = [Peer::new(), Peer::at("127.0.0.4:0")];
         let [a, b] = [peers[0].address, peers[1].address];
@@ -123,7 +123,7 @@ fn the_reserved_byte_of_an_address_is_ignored() {
 
 #[test]
 fn more_permissions_than_fit_are_508_and_none_is_installed() {
-    on_each_wire_with(
+    on_each_wire_of(
         &format!("{}{}\n", readme(), "permissions_per_allocation = 2"),
         |server, wire| {
             let (mut client, relayed) = allocated(server, wire);

@@ -81,8 +81,8 @@ fn unknown_tokens_are_508() {
 
 #[test]
 fn a_token_of_a_repeated_request_is_the_same_and_one_port_is_reserved() {
-    let config = readme_with("relay_ports = \"61210-61213\"");
-    on_each_wire_with(&config, |server, wire| {
+    let config = readme_with_ports(4);
+    on_each_wire_anew(&config, |server, wire| {
         let mut first = server.client(wire);
         let request = first.signed(even(0x80));
         let answer = first.ask(&request);
