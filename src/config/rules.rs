@@ -224,6 +224,11 @@ fn peers(config: &Config, findings: &mut Findings) {
             let help = "name the networks that clients shall reach";
             findings.warn("turn.allow_peers", Problem::new(title).help(help));
         }
+        if prefix.address().is_loopback() && !prefix.is_host() {
+            let title = format!("{prefix} opens no address of this host");
+            let help = "name each of them, such as 127.0.0.3/32";
+            findings.warn("turn.allow_peers", Problem::new(title).help(help));
+        }
         if config.turn.deny_peers.contains(prefix) {
             let title = format!("{prefix} is in turn.deny_peers too, and deny wins");
             findings.warn("turn.allow_peers", Problem::new(title));

@@ -247,6 +247,8 @@ fn peers_are_prefixes_that_can_be_peers() {
     assert_says(&mistake(&allow("224.1.0.0/16")), &["is multicast, which can never be a peer"]);
     assert_says(&mistake(&allow("0.0.0.0")), &["is unspecified, which can never be a peer"]);
     assert_says(&warnings(&allow("0.0.0.0/0")), &["opens every network"]);
+    let loopback = warnings(&allow("127.0.0.0/8"));
+    assert_says(&loopback, &["opens no address of this host", "such as 127.0.0.3/32"]);
     let both = "[turn]\nallow_peers = \"10.0.0.0/8\"\ndeny_peers = \"10.0.0.0/8\"\n";
     assert_says(&warnings(both), &["10.0.0.0/8 is in turn.deny_peers too, and deny wins"]);
 }

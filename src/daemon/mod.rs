@@ -136,6 +136,9 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
     if let Some(why) = options::no_default_family(&loaded.config, &relay_addresses) {
         warn!(why, "browsers are not relayed");
     }
+    if let Some(why) = options::relay_among_peers(&loaded.config, &relay_addresses) {
+        warn!(why, "some peers are not reached");
+    }
     let allocations = options::allocations(&loaded.config, descriptors);
     let turn = options::turn(loaded, relay_addresses, discovery, host.clone(), allocations);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -175,6 +178,9 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
         text += &format!("\nwarning: {why}\n");
     }
     if let Some(why) = options::no_default_family(&loaded.config, &relay) {
+        text += &format!("\nwarning: {why}\n");
+    }
+    if let Some(why) = options::relay_among_peers(&loaded.config, &relay) {
         text += &format!("\nwarning: {why}\n");
     }
     if directory.is_none() {

@@ -5,6 +5,7 @@ use crate::config::{
     TurnScheme,
 };
 use crate::credentials::{self, SharedSecrets};
+use crate::net::Prefix;
 use crate::telemetry::{self, LogOptions};
 use crate::turn::{self, FixedUser, RelayAddress, Transport};
 use crate::web::TurnListener;
@@ -189,6 +190,20 @@ pub(super) fn no_default_family(config: &Config, relay: &[RelayAddress]) -> Opti
         "there is no IPv4 address to relay from, and browsers never ask for IPv6: set \
          turn.default_family = \"client\", or add an IPv4 address to turn.relay_addresses"
             .to_owned()
+    })
+}
+
+/// What to warn of when `turn.allow_peers` opens an address that streams are relayed from: nothing
+/// does.
+pub(super) fn relay_among_peers(config: &Config, relay: &[RelayAddress]) -> Option<String> {
+    let allowed = |ip: &IpAddr| config.turn.allow_peers.contains(&Prefix::host(*ip));
+    let mut ours = relay.iter().flat_map(|address| [address.public, address.local]);
+    ours.find(allowed).map(|ip| {
+        format!(
+            "turn.allow_peers: streams are relayed from {ip}, so clients reach other relayed \
+             streams there and no service of this host; put such peers on another address, or \
+             set turn.relay_addresses to one"
+        )
     })
 }
 

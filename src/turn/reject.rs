@@ -99,6 +99,8 @@ reasons! {
     TransportUnsupported = UnsupportedTransport 442, "only UDP is relayed";
     /// No relay address of the family that was asked for.
     FamilyUnsupported = AddressFamilyNotSupported 440, "no relay address of this family";
+    /// An Allocate request from an address of a tunnel.
+    ClientTunneled = Forbidden 403, "no relay for the address of a tunnel";
     /// RESERVATION-TOKEN beside EVEN-PORT or a family.
     TokenConflict = BadRequest 400, "a reservation token stands alone";
     /// A RESERVATION-TOKEN that is unknown, was used, or has expired.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use tracing::{debug, info};
 
 use super::authenticate::{Caller, Unproven, authenticate};
-use super::method::{self, Request, Success};
+use super::method::{self, Request, Success, named};
 use super::reject::{Reject, Why};
 use super::reservations::RESERVATION_LIFE;
 use super::shared::Shared;
@@ -230,7 +230,8 @@ impl Server {
         five_tuple: &FiveTuple,
         message: &Message<'_>,
     ) -> Result<Verdict, Dropped> {
-        let indication = SendIndication::read(message).map_err(|_| DropReason::Unexpected)?;
+        let indication = SendIndication::read(message, UNDERSTOOD);
+        let indication = indication.map_err(|_| DropReason::Unexpected)?;
         let (place, allocation) = live(&mut self.table, five_tuple, now)?;
         let (peer, payload) = method::send::indication(&self.shared, allocation, &indication, now)?;
         let relay = place.relay(AddressFamily::of(peer.ip()));
@@ -423,15 +424,17 @@ impl Server {
         actions: &mut Actions,
     ) {
         let Answering { five_tuple, method, transaction, fingerprint } = *answering;
-        let writer = Writer::new(Class::Success, method, transaction);
+        let writer = || named(Writer::new(Class::Success, method, transaction), method);
         let bytes = match success {
             Success::Pending => return,
             Success::Repeated(bytes) => bytes,
-            Success::Done => writer.finish_signed(key, fingerprint),
+            Success::Done => writer().finish_signed(key, fingerprint),
             Success::Refreshed(secs, _) => {
-                writer.number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
+                writer().number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
             }
-            Success::Deleted(_) => writer.number(attr::LIFETIME, 0).finish_signed(key, fingerprint),
+            Success::Deleted(_) => {
+                writer().number(attr::LIFETIME, 0).finish_signed(key, fingerprint)
+            }
         };
         actions.push(Action::Answer { five_tuple, bytes });
     }
@@ -460,7 +463,7 @@ impl Server {
             writer = writer.address(attr::ALTERNATE_SERVER, server);
         }
         let bytes = match key {
-            Some(key) => writer.finish_signed(key, fingerprint),
+            Some(key) => named(writer, method).finish_signed(key, fingerprint),
             None => writer.finish(None, fingerprint),
         };
         actions.push(Action::Answer { five_tuple, bytes });

@@ -239,6 +239,14 @@ impl Daemon {
         self.address(&format!("{transport}://"))
     }
 
+    /// Where the relay listens in one address family; `scheme` is such as `udp://`.
+    pub(crate) fn turn_on(&self, scheme: &str, ipv6: bool) -> SocketAddr {
+        let mut addresses = self.listeners.iter().filter_map(|url| url.strip_prefix(scheme));
+        let found = addresses.find(|address| address.starts_with('[') == ipv6);
+        let found = found.unwrap_or_else(|| panic!("{scheme} is not in {:?}", self.listeners));
+        found.parse().expect("an address")
+    }
+
     /// Where metrics and health are served.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.address("admin http://")

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod cli;
+mod conformance;
 mod corpus;
 mod harness;
 mod hub;

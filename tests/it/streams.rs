@@ -193,7 +193,7 @@ fn a_bad_frame_closes_the_connection_and_nobody_elses() {
     let daemon = start("");
     let mut other = client(&daemon);
     other.allocate().expect("an allocation");
-    for bad in [&b"\x16\x03\x01\x02\x00"[..], b"POST / HTTP/1.1\r\n", &[0, 1, 0, 7], &[0x50, 0]] {
+    for bad in [&b"\x16\x03\x01\x02\x00"[..], &[0x3F, 0xFF], &[0, 1, 0, 7], &[0x04, 0]] {
         let mut stream = connect(daemon.turn_over("tcp"));
         stream.write_all(&[&BINDING[..], bad].concat()).expect("a write");
         assert_eq!(read_to_end(&mut stream).len(), 32, "what was good before is answered");

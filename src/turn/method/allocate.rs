@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Request, Success, requested_secs};
+use super::{Request, Success, named, requested_secs};
 use crate::credentials::Entropy;
 use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::{Now, TokenBucket};
@@ -17,6 +17,7 @@ use crate::stun::{Class, DecodeError, Method, Writer, attr};
 use crate::turn::authenticate::Holder;
 use crate::turn::bandwidth::burst_bytes;
 use crate::turn::peers::Peers;
+use crate::turn::policy::is_tunnel;
 use crate::turn::ports::PortLease;
 use crate::turn::quota::{Payer, QuotaUnit};
 use crate::turn::reject::{Reject, Why};
@@ -52,6 +53,10 @@ pub(in crate::turn) fn begin(
             return Ok(Success::Repeated(own.answer.clone()));
         }
         return Err(Why::AllocationExists.into());
+    }
+    // §21.4: a client with an address of Teredo or 6to4 => 403.
+    if is_tunnel(request.five_tuple.client.ip()) {
+        return Err(Why::ClientTunneled.into());
     }
     let wish = Wish::read(&request.control, shared.default_family(request.five_tuple.client.ip()))?;
     // §7.2 step 11: another server shall do it => 300. Only we can verify our own grants.
@@ -391,6 +396,7 @@ pub(in crate::turn) fn finish(
         };
         writer = writer.address_error_code(family, code, words);
     }
+    let writer = named(writer, Method::ALLOCATE);
     let answer = writer.finish_signed(&allocation.key, pending.fingerprint);
     allocation.answer.clone_from(&answer);
     answer

@@ -252,6 +252,7 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
                 assert_eq!(message.fingerprint_ok(), Some(true));
                 "fingerprint".to_owned()
             }
+            attr::SOFTWARE => "software".to_owned(),
             other => plain(other, value),
         };
         write!(text, " {word}").expect("a string takes all");

@@ -23,7 +23,7 @@ pub fn stun_message(input: &[u8]) {
     assert!(message.unknown_required(&[]).len() <= UNKNOWN_ATTRIBUTES_MAX);
     assert_eq!(message.fingerprint_ok().is_some(), message.has_fingerprint());
     assert_eq!(message.integrity_ok(b"key").is_some(), message.has_integrity());
-    if let Ok(indication) = SendIndication::read(&message) {
+    if let Ok(indication) = SendIndication::read(&message, &[]) {
         assert!(indication.payload.end <= input.len());
     }
 }
