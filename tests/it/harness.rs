@@ -250,6 +250,12 @@ impl Daemon {
         digits.expect("VmRSS is there").parse().expect("a number")
     }
 
+    /// How many descriptors are open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        open.expect("the daemon runs").count()
+    }
+
     /// Sends a signal, by its name without SIG.
     pub(crate) fn signal(&self, name: &str) {
         signal(&self.child.id().to_string(), name);

@@ -8,6 +8,7 @@ mod hub;
 mod privacy;
 mod process;
 mod relay;
+mod soak;
 mod streams;
 mod turn_clients;
 mod ws;

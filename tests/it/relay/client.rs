@@ -61,6 +61,11 @@ impl Client {
         Self { stream: Some(RefCell::new(stream)), ..Self::new(server, username, password) }
     }
 
+    /// The name that it signs with.
+    pub(crate) fn username(&self) -> &str {
+        &self.username
+    }
+
     /// The mapped address that a Binding request is answered with.
     pub(crate) fn bind(&mut self) -> SocketAddr {
         let answer = self.exchange(stun::METHOD_BINDING, |_| ());
