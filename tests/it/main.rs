@@ -1,8 +1,10 @@
 //! The integration tests: one binary, one module per part of the product.
 
 mod abuse;
+mod answers;
 mod cli;
 mod corpus;
+mod flood;
 mod harness;
 mod hub;
 mod privacy;
