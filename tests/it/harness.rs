@@ -313,6 +313,12 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let end = self.child.try_wait();
+            let log = self.log();
+            let last: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!("the daemon ({end:?}) has said, the latest first:\n{}", last.join("\n"));
+        }
         // Both fail when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -7,6 +7,8 @@ mod corpus;
 mod flood;
 mod harness;
 mod hub;
+mod limits;
+mod limits_of_pages;
 mod privacy;
 mod process;
 mod relay;

@@ -29,9 +29,9 @@ const CONFIG: &str = r#"
 shared_secret = "shared-secret-of-a-test"
 allow_peers = ["127.0.0.3"]
 [turn.limits]
-lifetime_secs_max = 4
+lifetime_secs_max = 8
 nonce_secs = 3
-idle_secs = 3
+idle_secs = 6
 allocations_per_user = 100
 bandwidth_per_user_bytes_per_sec = 100000000
 "#;
