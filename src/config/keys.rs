@@ -92,7 +92,8 @@ section! {
         frame_bytes: u32 = Is("65536"), Whole(4096, 1_048_576);
         /// Messages a second of one WebSocket; four times as many at once.
         messages_per_sec: u32 = Is("100"), Whole(1, 100_000);
-        /// Bytes a second of one WebSocket; four times as many at once.
+        /// Bytes a second of one WebSocket; at once four times as many, or four messages of the
+        /// greatest length if that is more.
         bytes_per_sec: u32 = Is("262144"), Whole(1024, 1_073_741_824);
         /// Messages `hello` a minute of one address (IPv6: of one /64).
         hellos_per_address_per_min: u32 = Is("240"), Whole(1, 1_000_000);

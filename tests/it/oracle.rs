@@ -27,7 +27,7 @@ use webrtc_stun::message::{Message, Method};
 
 use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::relay::client::Stream;
-use crate::streams::{connect, connect_tls, trusting};
+use crate::streams::{certify, connect, connect_tls};
 
 const CONFIG: &str = r#"
 [turn]
@@ -431,10 +431,11 @@ fn a_client_of_rfc_8656_talks_over_tcp() {
 #[test]
 fn a_client_of_rfc_8656_talks_over_tls() {
     let setup = setup("tls://127.0.0.1:0");
-    let trusting = trusting(setup.certify(), &[&rustls::version::TLS13]);
+    let trusting = certify(&setup, &[&rustls::version::TLS13]);
     let daemon = setup.start();
     talk_in_every_way(&daemon, |config| {
-        let stream = connect_tls(&daemon, &trusting, &["stun.turn"]).expect("a handshake");
+        let stream =
+            connect_tls(daemon.turn_over("tls"), &trusting, &["stun.turn"]).expect("a handshake");
         let socket = stream.sock.try_clone().expect("the same connection");
         Oracle::over(&socket, Box::new(stream), config)
     });

@@ -1,12 +1,11 @@
 //! Clients of the relay over TCP and TLS, through the daemon: framing, deadlines, limits, and what
 //! happens when one of them is slow, silent or gone.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use webrtc_stun::attributes::{
     ATTR_EVEN_PORT, ATTR_REQUESTED_ADDRESS_FAMILY, ATTR_RESERVATION_TOKEN, AttrType,
@@ -51,7 +50,7 @@ fn peer() -> (UdpSocket, SocketAddr) {
 
 /// Reads until the server closes, which it must do in time, and gives what it said before.
 #[track_caller]
-fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn read_to_end(stream: &mut impl Read) -> Vec<u8> {
     let mut read = Vec::new();
     match stream.read_to_end(&mut read) {
         Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("not closed: {error}"),
@@ -68,20 +67,22 @@ fn start_tls(
     versions: &[&'static rustls::SupportedProtocolVersion],
     more: &str,
 ) -> (Daemon, ClientConfig) {
-    let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n{more}");
-    let setup = Setup::new(&config)
+    let setup = Setup::new(&format!("{CONFIG}{TLS}{more}"))
         .variable("TURNCAST__TURN__LISTEN", "[\"udp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]");
-    let trusting = trusting(setup.certify(), versions);
+    let trusting = certify(&setup, versions);
     (setup.start(), trusting)
 }
 
-/// What trusts one certificate.
-pub(crate) fn trusting(
-    root: CertificateDer<'static>,
+/// The part of a configuration that names what [`Setup::certify`] writes.
+pub(crate) const TLS: &str = "[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n";
+
+/// Gives the daemon a certificate of its own; the result trusts it, and speaks `versions`.
+pub(crate) fn certify(
+    setup: &Setup,
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(root).expect("a root");
+    roots.add(setup.certify()).expect("a root");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -91,7 +92,7 @@ pub(crate) fn trusting(
 }
 
 pub(crate) fn connect_tls(
-    daemon: &Daemon,
+    server: SocketAddr,
     config: &ClientConfig,
     alpn: &[&str],
 ) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
@@ -99,7 +100,7 @@ pub(crate) fn connect_tls(
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let name = "live.example.org".try_into().expect("a name");
     let tls = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let mut stream = StreamOwned::new(tls, connect(daemon.turn_over("tls")));
+    let mut stream = StreamOwned::new(tls, connect(server));
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
@@ -454,7 +455,8 @@ fn tls_is_spoken_in_both_versions_and_by_the_names_of_rfc_7443() {
             (&["stun.nat-discovery"], Some(b"stun.nat-discovery")),
             (&["h2", "stun.nat-discovery", "stun.turn"], Some(b"stun.turn")),
         ] {
-            let stream = connect_tls(&daemon, &config, offered).expect("a handshake");
+            let stream =
+                connect_tls(daemon.turn_over("tls"), &config, offered).expect("a handshake");
             assert_eq!(stream.conn.alpn_protocol(), chosen, "{offered:?}");
             let server = daemon.turn_over("tls");
             let mut client = Client::over(stream, server, "alice", "password-of-alice-1");
@@ -469,7 +471,10 @@ fn tls_is_spoken_in_both_versions_and_by_the_names_of_rfc_7443() {
                 assert_eq!(client.receive(), Relayed::Channel(0x4000, vec![2; len]));
             }
         }
-        assert!(connect_tls(&daemon, &config, &["http/1.1"]).is_err(), "no web server is here");
+        assert!(
+            connect_tls(daemon.turn_over("tls"), &config, &["http/1.1"]).is_err(),
+            "no web server is here"
+        );
         daemon.wait_for_metric("turncast_turn_connections", 0);
         daemon.stop();
     }

@@ -11,6 +11,7 @@ use webrtc_turn::client::{Client, ClientConfig};
 use webrtc_util::Conn;
 
 use crate::harness::{DEADLINE, Daemon, Setup, text};
+use crate::streams::TLS;
 
 const CONFIG: &str = r#"
 [turn]
@@ -111,8 +112,8 @@ fn uclient_relays_through_pairs_of_ports_over_tcp() {
 
 #[test]
 fn uclient_relays_over_tls() {
-    let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
-    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
+    let setup = Setup::new(&format!("{CONFIG}{TLS}"))
+        .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
     setup.certify();
     let daemon = setup.start();
     let tls = daemon.turn_over("tls");
