@@ -179,11 +179,15 @@ impl Network {
 
     /// What the tool says to the client behind the router.
     fn natdiscovery(&self, arguments: &[&str]) -> String {
+        self.natdiscovery_between(CLIENT, FIRST, arguments)
+    }
+
+    fn natdiscovery_between(&self, client: &str, server: &str, arguments: &[&str]) -> String {
         let Output { stdout, stderr, .. } = Command::new("ip")
             .args(["netns", "exec", &self.name("client")])
-            .args(["timeout", "60", "turnutils_natdiscovery", "-L", CLIENT])
+            .args(["timeout", "60", "turnutils_natdiscovery", "-L", client])
             .args(arguments)
-            .arg(FIRST)
+            .arg(server)
             .stdin(Stdio::null())
             .output()
             .expect("ip (iproute2) runs");
@@ -284,6 +288,40 @@ fn no_nat_at_all() {
         assert!(said.contains("No NAT! (Endpoint Independent Mapping)"), "{said}");
         assert!(!said.contains("timeout") && !said.contains("Dependent Mapping!"), "{said}");
     }
+    daemon.stop();
+}
+
+/// IPv6 has addresses enough to go without a NAT, and a filter all the same.
+#[test]
+fn a_firewall_for_ipv6() {
+    let network = Network::new("six", &[]);
+    let on =
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=0; sysctl -qw net.ipv6.conf.all.forwarding=1";
+    let add = |address: &str, device: &str| {
+        format!("ip address add 2001:db8:{address}/64 dev {device} nodad\n")
+    };
+    for (part, addresses, gateway) in [
+        ("server", [add("1::10", "wan"), add("1::11", "wan")], "1::1"),
+        ("router", [add("1::1", "wan"), add("2::1", "lan")], "1::10"),
+        ("client", [add("2::2", "wan"), String::new()], "2::1"),
+    ] {
+        let route = format!("ip route add default via 2001:db8:{gateway}");
+        network.shell(part, &format!("{on}\n{}{route}", addresses.concat()));
+    }
+    network.rules(
+        "router",
+        "table ip6 filter {
+            chain forward { type filter hook forward priority 0; policy drop;
+                iifname lan accept
+                ct state established,related accept; }
+         }",
+    );
+    let daemon = network.daemon("[::]:3478", "2001:db8:1::11");
+    let said = network.natdiscovery_between("2001:db8:2::2", "2001:db8:1::10", &["-f"]);
+    for verdict in [VERDICTS[0], VERDICTS[6]] {
+        assert!(said.contains(verdict), "{verdict:?} is not in:\n{said}");
+    }
+    assert!(said.contains("Other addr: : 2001:db8:1::11:3479"), "{said}");
     daemon.stop();
 }
 
