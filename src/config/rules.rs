@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::keys::Config;
 use super::load::Findings;
+use super::nat_discovery;
 use super::problem::Problem;
 use super::secrets::Secrets;
 use super::values::{Host, Publish, TurnListen, TurnScheme};
@@ -166,6 +167,7 @@ fn relay(config: &Config, findings: &mut Findings) {
         findings.refuse("turn.credential_hash", problem.help("allowed: \"sha1\" or \"sha256\""));
     }
     alternate_server(config, findings);
+    nat_discovery::check(config, findings);
     bandwidth(config, findings);
 }
 

@@ -10,15 +10,15 @@ fn parse_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Error> {
     Loaded::parse(Some((Path::new("t.toml"), text.to_owned())), &environment)
 }
 
-fn parse(text: &str) -> Result<Loaded, Error> {
+pub(super) fn parse(text: &str) -> Result<Loaded, Error> {
     parse_with(text, &[])
 }
 
-fn mistake(text: &str) -> String {
+pub(super) fn mistake(text: &str) -> String {
     parse(text).expect_err("the configuration is wrong").to_string()
 }
 
-fn warnings(text: &str) -> String {
+pub(super) fn warnings(text: &str) -> String {
     texts(&parse(text).expect("the configuration is allowed"))
 }
 
@@ -27,7 +27,7 @@ fn texts(loaded: &Loaded) -> String {
 }
 
 #[track_caller]
-fn assert_says(text: &str, parts: &[&str]) {
+pub(super) fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }

@@ -37,6 +37,7 @@ pub(super) fn log(config: &Config) -> LogOptions {
 pub(super) fn turn(
     loaded: &Loaded,
     relay_addresses: Vec<RelayAddress>,
+    nat_discovery: turn::NatDiscovery,
     host_addresses: Vec<IpAddr>,
     allocations: u32,
 ) -> turn::Options {
@@ -57,6 +58,7 @@ pub(super) fn turn(
             DefaultFamily::Client => turn::DefaultFamily::Client,
         },
         alternate_servers: config.alternate_server.to_vec(),
+        nat_discovery,
         host_addresses,
         limits: turn::Limits {
             allocations_per_user: limits.allocations_per_user,
@@ -93,14 +95,15 @@ fn fixed_users(secrets: &Secrets) -> Vec<FixedUser> {
     secrets.users.iter().map(fixed).collect()
 }
 
-/// The relay's threads.
-pub(super) fn relay(config: &Config) -> relay::Options {
+/// The relay's threads. What is in `turn.listen` comes first.
+pub(super) fn relay(config: &Config, discovery: &turn::NatDiscovery) -> relay::Options {
     let limits = &config.turn.limits;
     relay::Options {
         listen: turn_listen(config)
             .into_iter()
             .filter(|listen| listen.transport == Transport::Udp)
             .map(|listen| listen.address)
+            .chain(discovery.listeners.iter().copied())
             .collect(),
         workers: workers(config),
         streams: relay::StreamLimits {

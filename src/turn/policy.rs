@@ -42,15 +42,20 @@ pub(super) struct Policy {
     deny: Vec<Prefix>,
     /// Asked for each peer of a request, never for a packet.
     hosts: RwLock<Vec<IpAddr>>,
+    /// Addresses of this host that a NAT gives it, so no interface has them, beside those of
+    /// `relays`.
+    public: Vec<IpAddr>,
     relays: Vec<RelayAddress>,
 }
 
 impl Policy {
     pub(super) fn new(options: &Options) -> Self {
+        let discovery = options.nat_discovery.pairs.iter().flat_map(|pair| pair.addresses);
         let policy = Self {
             allow: options.allow_peers.clone(),
             deny: options.deny_peers.clone(),
             hosts: RwLock::default(),
+            public: discovery.map(|address| address.public).collect(),
             relays: options.relay_addresses.clone(),
         };
         policy.set_hosts(&options.host_addresses);
@@ -64,7 +69,8 @@ impl Policy {
     }
 
     fn is_host(&self, ip: IpAddr) -> bool {
-        self.hosts.read().unwrap_or_else(PoisonError::into_inner).contains(&ip)
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        hosts.contains(&ip) || self.public.contains(&ip)
     }
 
     /// Says whether clients may reach `peer`, an address as it came off the wire.

@@ -85,6 +85,8 @@ reasons! {
     UnknownAttribute = UnknownAttribute 420, "unknown attribute";
     /// An attribute whose value has the wrong size or content.
     BadAttribute = BadRequest 400, "malformed attribute";
+    /// PADDING beside RESPONSE-PORT.
+    PaddingConflict = BadRequest 400, "padding and a response port exclude each other";
     /// A request that needs an allocation, without one.
     NoAllocation = AllocationMismatch 437, "no allocation";
     /// An Allocate request where an allocation is.

@@ -323,8 +323,9 @@ impl Server {
         if !known && !self.shared.strangers.try_take(five_tuple.client.ip(), now.instant) {
             return Err(Dropped::STRANGER);
         }
-        match method::binding::handle(&five_tuple, message) {
-            Ok(bytes) => actions.push(Action::Answer { five_tuple, bytes }),
+        let discovery = &self.shared.options().nat_discovery;
+        match method::binding::handle(discovery, five_tuple, message) {
+            Ok((five_tuple, bytes)) => actions.push(Action::Answer { five_tuple, bytes }),
             Err(reject) => {
                 self.refuse(&Answering::to(five_tuple, message), &reject, None, actions);
             }
@@ -339,8 +340,9 @@ impl Server {
         message: Message<'_>,
         actions: &mut Actions,
     ) -> Result<Verdict, Dropped> {
-        // RFC 8489, §6.3: a method that is not supported => dropped.
-        let label = label(message.method()).ok_or(DropReason::Unexpected)?;
+        // RFC 8489, §6.3: a method that is not supported, or not here => dropped.
+        let here = self.shared.options().nat_discovery.leaves_turn_to(&five_tuple);
+        let label = label(message.method()).filter(|_| here).ok_or(DropReason::Unexpected)?;
         self.metrics.request(label);
         self.end_if_expired(&five_tuple, now, actions);
         let own = self.table.find(&five_tuple).and_then(|place| self.table.get(place));
@@ -458,7 +460,7 @@ impl Server {
             writer = writer.unknown_attributes(&reject.unknown);
         }
         if let Some(server) = reject.alternate {
-            writer = writer.alternate_server(server);
+            writer = writer.address(attr::ALTERNATE_SERVER, server);
         }
         let bytes = match key {
             Some(key) => named(writer, method).finish_signed(key, fingerprint),

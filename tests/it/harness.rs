@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 
 /// No event of these tests takes longer; whoever waits for it fails then.
@@ -40,6 +41,18 @@ impl Setup {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Writes `cert.pem` and `key.pem`, of `live.example.org`, and gives what to trust.
+    pub(crate) fn certify(&self) -> CertificateDer<'static> {
+        let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
+        let made = made.expect("a certificate");
+        for (name, text) in
+            [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())]
+        {
+            std::fs::write(self.directory().join(name), text).expect("a file");
+        }
+        made.cert.der().clone()
     }
 
     /// The directory of the test.
@@ -93,6 +106,18 @@ impl Setup {
         let script = format!("exec 3>&2; exec script -q -e -f -c 'exec {daemon} 2>&3' /dev/null");
         let mut command = Command::new("sh");
         command.args(["-c", &script]).env_clear().stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Daemon::start(command)
+    }
+
+    /// As [`Setup::start`], within a network namespace; for `tests/namespaces.rs`.
+    #[track_caller]
+    #[allow(dead_code)]
+    pub(crate) fn start_in(&self, namespace: &str) -> Daemon {
+        let own = self.command(&[]);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(own.get_program()).args(own.get_args());
+        command.env_clear().stdin(Stdio::null());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         Daemon::start(command)
     }

@@ -6,6 +6,8 @@ mod conformance;
 mod corpus;
 mod harness;
 mod hub;
+mod nat_discovery;
+mod oracle;
 mod privacy;
 mod process;
 mod relay;

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use webrtc_stun::attributes::{
     ATTR_EVEN_PORT, ATTR_REQUESTED_ADDRESS_FAMILY, ATTR_RESERVATION_TOKEN, AttrType,
@@ -29,7 +30,7 @@ fn start(limits: &str) -> Daemon {
     Setup::new(&format!("{CONFIG}{limits}\n")).start()
 }
 
-fn connect(server: SocketAddr) -> TcpStream {
+pub(crate) fn connect(server: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(server).expect("somebody listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
     stream.set_nodelay(true).expect("an option of TCP");
@@ -67,28 +68,29 @@ fn start_tls(
     versions: &[&'static rustls::SupportedProtocolVersion],
     more: &str,
 ) -> (Daemon, ClientConfig) {
-    let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
-    let made = made.expect("a certificate");
     let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n{more}");
     let setup = Setup::new(&config)
         .variable("TURNCAST__TURN__LISTEN", "[\"udp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]");
-    let write = |name: &str, text: String| {
-        std::fs::write(setup.directory().join(name), text).expect("a file");
-    };
-    write("cert.pem", made.cert.pem());
-    write("key.pem", made.signing_key.serialize_pem());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let trusting = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let trusting = trusting(setup.certify(), versions);
     (setup.start(), trusting)
 }
 
-fn connect_tls(
+/// What trusts one certificate.
+pub(crate) fn trusting(
+    root: CertificateDer<'static>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(root).expect("a root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+pub(crate) fn connect_tls(
     daemon: &Daemon,
     config: &ClientConfig,
     alpn: &[&str],
