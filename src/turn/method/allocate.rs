@@ -44,15 +44,9 @@ pub(in crate::turn) fn begin(
     request: &Request<'_>,
     actions: &mut Actions,
 ) -> Result<Success, Reject> {
-    // §7.2 step 1 was authentication. Step 2: the five-tuple is in use => 437, unless this is the
-    // request that made the allocation: then its answer was lost, and is the same again.
+    // §7.2 step 1 was authentication. Step 2: the five-tuple is in use.
     if let Some(own) = table.find(&request.five_tuple).and_then(|place| table.get(place)) {
-        let repeated = own.transaction == request.message.transaction_id();
-        let answered = own.pending.is_none() && !own.answer.is_empty();
-        if repeated && answered && matches!(request.caller.holder, Holder::Owner) {
-            return Ok(Success::Repeated(own.answer.clone()));
-        }
-        return Err(Why::AllocationExists.into());
+        return again(own, request);
     }
     // §21.4: a client with an address of Teredo or 6to4 => 403.
     if is_tunnel(request.five_tuple.client.ip()) {
@@ -106,6 +100,17 @@ pub(in crate::turn) fn begin(
     });
     ask_for_sockets(shared, table, place, socket, actions);
     Ok(Success::Pending)
+}
+
+/// The answer where an allocation is: 437, unless this is the request that made it. Then its answer
+/// was lost, and is the same again.
+fn again(own: &Allocation, request: &Request<'_>) -> Result<Success, Reject> {
+    let repeated = own.transaction == request.message.transaction_id();
+    let answered = own.pending.is_none() && !own.answer.is_empty();
+    if repeated && answered && matches!(request.caller.holder, Holder::Owner) {
+        return Ok(Success::Repeated(own.answer.clone()));
+    }
+    Err(Why::AllocationExists.into())
 }
 
 /// Asks the worker for the socket of each half, or hands over the one that was reserved.

@@ -14,6 +14,7 @@ mod send;
 mod streams;
 
 use std::net::{SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::client::{Client, Server, Wire};
 use super::wire::{
@@ -145,9 +146,9 @@ fn on_each_wire_anew(config: &str, rule: impl Fn(&Server, Wire)) {
 fn on_wires_of(config: &str, wires: &[Wire], rule: impl Fn(&Server, Wire)) {
     let server = Server::start(config);
     for wire in wires {
-        // Shown when it fails.
-        println!("over {wire:?}");
-        rule(&server, *wire);
+        // What went wrong has been said by then.
+        let kept = catch_unwind(AssertUnwindSafe(|| rule(&server, *wire)));
+        assert!(kept.is_ok(), "over {wire:?}");
     }
     server.daemon.stop();
 }
