@@ -38,12 +38,18 @@ fn a_closed_port_is_told_by_an_indication() {
     assert_eq!(fixture.dropped(DropReason::SendFailed), 0);
 }
 
+/// A loopback of its own with addresses of IPv6 for a relay and a peer. The kernel gives them their
+/// routes a little later than it says so.
+const OWN_NETWORK_OF_BOTH: &str = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; \
+     exec unshare --net $own sh -c 'ip link set lo mtu 1500 up && \
+     ip address add fd00::1/128 dev lo nodad && ip address add fd00::2/128 dev lo nodad && \
+     until [ \"$(ip -6 route show table local | grep -c fd00::)\" = 2 ]; do :; done && \
+     exec \"$@\"' sh \"$@\"";
+
 #[test]
 fn a_closed_port_of_ipv6_is_told_by_an_indication() {
-    let network = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; exec unshare --net $own \
-         sh -c 'ip link set lo up && ip address add fd00::1/128 dev lo nodad && \
-         ip address add fd00::2/128 dev lo nodad && exec \"$@\"' sh \"$@\"";
-    if !in_child("headers::a_closed_port_of_ipv6_is_told_by_an_indication", network) {
+    let test = "headers::a_closed_port_of_ipv6_is_told_by_an_indication";
+    if !in_child(test, OWN_NETWORK_OF_BOTH) {
         return;
     }
     let mut engine = engine();
@@ -150,12 +156,6 @@ impl Wire {
 /// A loopback of its own with a small MTU, and the right to see its packets.
 const OWN_NETWORK: &str = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; exec unshare --net \
      $own sh -c 'ip link set lo mtu 1500 up && exec \"$@\"' sh \"$@\"";
-
-/// The same with addresses of IPv6 for a relay and a peer.
-const OWN_NETWORK_OF_BOTH: &str = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; \
-     exec unshare --net $own sh -c 'ip link set lo mtu 1500 up && \
-     ip address add fd00::1/128 dev lo nodad && ip address add fd00::2/128 dev lo nodad && \
-     exec \"$@\"' sh \"$@\"";
 
 fn set_class(socket: &UdpSocket, class: u8) {
     let local = socket.local_addr().expect("bound");
