@@ -387,6 +387,52 @@ fn a_port_in_reserve_outlives_its_connection_and_is_claimed_over_another_transpo
 }
 
 #[test]
+fn a_port_reserved_on_any_worker_is_claimed_over_tcp_and_tls() {
+    let config = CONFIG.replace("[turn]\n", "[turn]\nworkers = 4\n");
+    let config = format!("{config}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
+    let listen = "[\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]";
+    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", listen);
+    let trusting = trusting(setup.certify(), &[&rustls::version::TLS13]);
+    let daemon = setup.start();
+    let (peer, from) = peer();
+    // The kernel picks a worker for each client over UDP: of so many, some are on different ones.
+    for round in 0..16 {
+        let mut plain = Client::new(daemon.turn(), "alice", "password-of-alice-1");
+        let answer = plain.allocate_with(&[(ATTR_EVEN_PORT, &[0x80])]).expect("a pair of ports");
+        let token = answer.get(ATTR_RESERVATION_TOKEN).expect("a token");
+        let lower = relayed_addresses(&answer)[0];
+        let upper = SocketAddr::new(lower.ip(), lower.port() + 1);
+        let taken = UdpSocket::bind(upper).expect_err("the upper port is bound");
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+        let mut claims = if round % 2 == 0 {
+            client(&daemon)
+        } else {
+            let stream = connect_tls(&daemon, &trusting, &["stun.turn"]).expect("a handshake");
+            Client::over(stream, daemon.turn_over("tls"), "alice", "password-of-alice-1")
+        };
+        let token = (ATTR_RESERVATION_TOKEN, &token[..]);
+        let answer = claims.allocate_with(&[token]).expect("the reserved port");
+        assert_eq!(relayed_addresses(&answer), [upper]);
+        // It is good once, over whatever transport.
+        assert_eq!(client(&daemon).allocate_with(&[token]).err(), Some(508));
+        let mut other = Client::new(daemon.turn(), "alice", "password-of-alice-1");
+        assert_eq!(other.allocate_with(&[token]).err(), Some(508));
+        claims.bind_channel(0x4000, from).expect("a channel");
+        claims.send_channel(0x4000, b"hello");
+        assert_eq!(peer.recv_from(&mut [0; 16]).expect("a datagram"), (5, upper));
+        peer.send_to(b"and back", upper).expect("an answer");
+        assert_eq!(claims.receive(), Relayed::Channel(0x4000, b"and back".to_vec()));
+        plain.refresh(0).expect("the end of the lower one");
+        claims.send_channel(0x4000, b"still here");
+        assert_eq!(peer.recv_from(&mut [0; 16]).expect("a datagram"), (10, upper));
+        claims.refresh(0).expect("the end of the upper one");
+        UdpSocket::bind(upper).expect("the upper port is free again");
+    }
+    assert_eq!(daemon.metric("turncast_allocations"), 0);
+    daemon.stop();
+}
+
+#[test]
 fn both_families_are_relayed_for_one_connection() {
     let daemon = start("");
     let mut client = client(&daemon);
