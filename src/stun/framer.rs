@@ -7,8 +7,10 @@
 //! | STUN message | ChannelData header | payload | 0 to 3 bytes | STUN message | ...
 //! ```
 //! Whoever loses count once never finds the next border again, so what can be no message is an
-//! error for good, found with the first byte that gives it away. What a message says is not
-//! looked at here. Memory is bounded by the longest message, [`FRAME_BYTES_MAX`].
+//! error for good, found with the first byte that gives it away. A reserved channel number has the
+//! length field of any other, so such a message is handed out, and dropped like any that nobody
+//! wants (RFC 8656, section 12.6). What a message says is not looked at here. Memory is bounded by
+//! the longest message, [`FRAME_BYTES_MAX`].
 
 use super::channel_data::CHANNEL_DATA_HEADER_BYTES;
 use super::error::DecodeError;
@@ -72,8 +74,7 @@ impl Framer {
     /// The next whole message without its padding; `None` when more bytes must come first.
     ///
     /// # Errors
-    /// `ChannelNumber`, `NotStun` or `Length` when the bytes are no message, and the same again
-    /// for ever after.
+    /// `NotStun` or `Length` when the bytes are no message, and the same again for ever after.
     pub fn next_message(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         let waiting = &self.bytes[self.start..self.end];
         let Some(extent) = extent(waiting)? else { return Ok(None) };
@@ -99,8 +100,7 @@ fn extent(waiting: &[u8]) -> Result<Option<Extent>, DecodeError> {
     };
     match (waiting, classify(waiting)) {
         ([], _) => Ok(None),
-        (_, Kind::Other) if waiting[0] & 0xC0 != 0 => Err(DecodeError::ChannelNumber),
-        (_, Kind::ChannelData) => Ok(length.map(|length| {
+        (_, Kind::ChannelData) | ([0x40..=0xFF, ..], Kind::Other) => Ok(length.map(|length| {
             let message = CHANNEL_DATA_HEADER_BYTES + length;
             Extent { message, frame: message.next_multiple_of(4) }
         })),
@@ -245,11 +245,11 @@ mod tests {
             }
             None
         };
-        // HTTP, an invalid channel, a TLS greeting on a plain listener.
-        assert_eq!(first_error(b"POST /"), Some((0, DecodeError::ChannelNumber)));
-        assert_eq!(first_error(&[0x50, 0, 0, 0]), Some((0, DecodeError::ChannelNumber)));
+        // TLS greetings on a plain listener, and the ends of what can be neither.
         assert_eq!(first_error(b"\x16\x03\x01\x02\x00"), Some((3, DecodeError::Length)));
         assert_eq!(first_error(b"\x16\x03\x01\x04\x00"), Some((4, DecodeError::NotStun)));
+        assert_eq!(first_error(&[0x04, 0, 0, 0, 0]), Some((4, DecodeError::NotStun)));
+        assert_eq!(first_error(&[0x3F, 0xFF, 0, 0, 0]), Some((4, DecodeError::NotStun)));
         let odd = [0, 1, 0, 6, 0x21];
         assert_eq!(first_error(&odd), Some((3, DecodeError::Length)));
         let other_cookie = [0, 1, 0, 8, 0x21, 0x12, 0xA4, 0x43];
@@ -258,6 +258,16 @@ mod tests {
         let mut of_no_method = stun(0);
         of_no_method[0] = 0x3E;
         assert_eq!(first_error(&of_no_method), None);
+    }
+
+    #[test]
+    fn a_reserved_channel_number_costs_its_message_only() {
+        for number in [0x5000u16, 0x7FFF, 0x8000, 0xFFFF] {
+            let mut reserved = channel_data(5);
+            reserved[..2].copy_from_slice(&number.to_be_bytes());
+            let stream = [&reserved[..], &[0; 3], &stun(0)].concat();
+            assert_eq!(cut(&stream, &[1]), Ok(vec![reserved, stun(0)]));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod authenticate;
 mod bandwidth;
+mod discovery;
 mod icmp;
 mod method;
 mod nonce;
@@ -34,6 +35,7 @@ use crate::credentials::SharedSecrets;
 use crate::net::Prefix;
 use crate::telemetry::Secret;
 
+pub use discovery::{DiscoveryPair, NatDiscovery};
 pub use icmp::Icmp;
 pub use reservations::HeldSocket;
 pub use server::Server;
@@ -94,13 +96,13 @@ pub struct FiveTuple {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RelayId(pub u32);
 
-/// An address that allocations are relayed from, with its 1:1 NAT (`PUBLIC/LOCAL`) when the
-/// clients know it under another one.
+/// An address of this host, such as one that allocations are relayed from, with its 1:1 NAT
+/// (`PUBLIC/LOCAL`) when the clients know it under another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayAddress {
-    /// What XOR-RELAYED-ADDRESS says.
+    /// What clients are told, as in XOR-RELAYED-ADDRESS.
     pub public: IpAddr,
-    /// What the relay socket is bound to; the same as `public` without NAT.
+    /// What sockets are bound to; the same as `public` without NAT.
     pub local: IpAddr,
 }
 
@@ -183,6 +185,8 @@ pub struct Options {
     pub alternate_servers: Vec<SocketAddr>,
     /// The name in their certificate, when it is another than in ours: at most 255 bytes.
     pub alternate_domain: Option<String>,
+    /// NAT behaviour discovery (RFC 5780).
+    pub nat_discovery: NatDiscovery,
     /// Every address of this host: denied as a peer unless a host prefix allows it. Later ones
     /// come in by [`Shared::set_host_addresses`].
     pub host_addresses: Vec<IpAddr>,

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use crate::metrics::{Code, Limit};
+use crate::stun::{Writer, attr};
 
 /// The refusal of a request; it becomes the error response in one place, [`super::server`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,21 @@ impl Reject {
 
     pub(super) fn alternates(alternates: Vec<SocketAddr>) -> Self {
         Self { alternates, ..Self::from(Why::TryAlternate) }
+    }
+
+    /// Adds its attributes to an answer; `domain` is the name in the certificates of the
+    /// alternates, for a client that is to know it.
+    pub(super) fn write(&self, mut writer: Writer, domain: Option<&str>) -> Writer {
+        if !self.unknown.is_empty() {
+            writer = writer.unknown_attributes(&self.unknown);
+        }
+        for server in &self.alternates {
+            writer = writer.address(attr::ALTERNATE_SERVER, *server);
+        }
+        match domain.filter(|_| !self.alternates.is_empty()) {
+            Some(domain) => writer.attribute(attr::ALTERNATE_DOMAIN, domain.as_bytes()),
+            None => writer,
+        }
     }
 
     pub(super) fn unknown_attributes(unknown: Vec<u16>) -> Self {
@@ -85,6 +101,8 @@ reasons! {
     UnknownAttribute = UnknownAttribute 420, "unknown attribute";
     /// An attribute whose value has the wrong size or content.
     BadAttribute = BadRequest 400, "malformed attribute";
+    /// PADDING beside RESPONSE-PORT.
+    PaddingConflict = BadRequest 400, "padding and a response port exclude each other";
     /// A request that needs an allocation, without one.
     NoAllocation = AllocationMismatch 437, "no allocation";
     /// An Allocate request where an allocation is.
@@ -97,6 +115,8 @@ reasons! {
     TransportUnsupported = UnsupportedTransport 442, "only UDP is relayed";
     /// No relay address of the family that was asked for.
     FamilyUnsupported = AddressFamilyNotSupported 440, "no relay address of this family";
+    /// An Allocate request from an address of a tunnel.
+    ClientTunneled = Forbidden 403, "no relay for the address of a tunnel";
     /// RESERVATION-TOKEN beside EVEN-PORT or a family.
     TokenConflict = BadRequest 400, "a reservation token stands alone";
     /// A RESERVATION-TOKEN that is unknown, was used, or has expired.

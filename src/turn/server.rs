@@ -12,7 +12,7 @@ use std::time::Instant;
 use tracing::{debug, info};
 
 use super::authenticate::{Caller, Unproven, authenticate};
-use super::method::{self, Request, Success};
+use super::method::{self, Request, Success, named};
 use super::reject::{Reject, Why};
 use super::reservations::RESERVATION_LIFE;
 use super::shared::Shared;
@@ -231,7 +231,8 @@ impl Server {
         five_tuple: &FiveTuple,
         message: &Message<'_>,
     ) -> Result<Verdict, Dropped> {
-        let indication = SendIndication::read(message).map_err(|_| DropReason::Unexpected)?;
+        let indication = SendIndication::read(message, UNDERSTOOD);
+        let indication = indication.map_err(|_| DropReason::Unexpected)?;
         let (place, allocation) = live(&mut self.table, five_tuple, now)?;
         let (peer, payload) = method::send::indication(&self.shared, allocation, &indication, now)?;
         let relay = place.relay(AddressFamily::of(peer.ip()));
@@ -323,8 +324,9 @@ impl Server {
         if !known && !self.shared.strangers.try_take(five_tuple.client.ip(), now.instant) {
             return Err(Dropped::STRANGER);
         }
-        match method::binding::handle(&five_tuple, message) {
-            Ok(bytes) => actions.push(Action::Answer { five_tuple, bytes }),
+        let discovery = &self.shared.options().nat_discovery;
+        match method::binding::handle(discovery, five_tuple, message) {
+            Ok((five_tuple, bytes)) => actions.push(Action::Answer { five_tuple, bytes }),
             Err(reject) => {
                 self.refuse(&Answering::to(five_tuple, message), &reject, None, actions);
             }
@@ -339,8 +341,9 @@ impl Server {
         message: Message<'_>,
         actions: &mut Actions,
     ) -> Result<Verdict, Dropped> {
-        // RFC 8489, §6.3: a method that is not supported => dropped.
-        let label = label(message.method()).ok_or(DropReason::Unexpected)?;
+        // RFC 8489, §6.3: a method that is not supported, or not here => dropped.
+        let here = self.shared.options().nat_discovery.leaves_turn_to(&five_tuple);
+        let label = label(message.method()).filter(|_| here).ok_or(DropReason::Unexpected)?;
         self.metrics.request(label);
         self.end_if_expired(&five_tuple, now, actions);
         let own = self.table.find(&five_tuple).and_then(|place| self.table.get(place));
@@ -424,15 +427,17 @@ impl Server {
         actions: &mut Actions,
     ) {
         let Answering { five_tuple, method, transaction, fingerprint } = *answering;
-        let writer = Writer::new(Class::Success, method, transaction);
+        let writer = || named(Writer::new(Class::Success, method, transaction), method);
         let bytes = match success {
             Success::Pending => return,
             Success::Repeated(bytes) => bytes,
-            Success::Done => writer.finish_signed(key, fingerprint),
+            Success::Done => writer().finish_signed(key, fingerprint),
             Success::Refreshed(secs, _) => {
-                writer.number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
+                writer().number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
             }
-            Success::Deleted(_) => writer.number(attr::LIFETIME, 0).finish_signed(key, fingerprint),
+            Success::Deleted(_) => {
+                writer().number(attr::LIFETIME, 0).finish_signed(key, fingerprint)
+            }
         };
         actions.push(Action::Answer { five_tuple, bytes });
     }
@@ -452,24 +457,15 @@ impl Server {
             self.metrics.limit(limit);
         }
         let words = if key.is_some() { reject.why.text() } else { "" };
-        let mut writer =
+        let writer =
             Writer::new(Class::Error, method, transaction).error_code(reject.why.number(), words);
-        if !reject.unknown.is_empty() {
-            writer = writer.unknown_attributes(&reject.unknown);
-        }
-        for server in &reject.alternates {
-            writer = writer.alternate_server(*server);
-        }
         // RFC 8489, §10: over TLS, who signs by SHA-256 is told of another name in the certificate.
-        let knows_domain = key.is_some_and(|key| key.integrity == Integrity::Sha256);
-        let domain = self.shared.options().alternate_domain.as_deref().filter(|_| {
-            !reject.alternates.is_empty() && five_tuple.transport == Transport::Tls && knows_domain
-        });
-        if let Some(domain) = domain {
-            writer = writer.attribute(attr::ALTERNATE_DOMAIN, domain.as_bytes());
-        }
+        let knows = key.is_some_and(|key| key.integrity == Integrity::Sha256);
+        let domain = self.shared.options().alternate_domain.as_deref();
+        let domain = domain.filter(|_| knows && five_tuple.transport == Transport::Tls);
+        let writer = reject.write(writer, domain);
         let bytes = match key {
-            Some(key) => writer.finish_signed(key, fingerprint),
+            Some(key) => named(writer, method).finish_signed(key, fingerprint),
             None => writer.finish(None, fingerprint),
         };
         actions.push(Action::Answer { five_tuple, bytes });

@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -14,6 +13,7 @@ use super::wire::{
     sha256_key,
 };
 use crate::harness::{Daemon, Setup};
+use crate::streams::{certify, connect, connect_tls};
 
 /// Two users, and peers on loopback.
 pub(crate) const CONFIG: &str = r#"
@@ -74,25 +74,11 @@ pub(crate) struct Server {
 impl Server {
     /// A daemon with `config`, which has no `[tls]`.
     pub(crate) fn start(config: &str) -> Self {
-        let made = rcgen::generate_simple_self_signed(["turn.example.org".to_owned()]);
-        let made = made.expect("a certificate");
         let config = format!("{config}\n[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
         let listen = "[\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\", \
                       \"udp://[::1]:0\"]";
         let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", listen);
-        let write = |name: &str, text: String| {
-            std::fs::write(setup.directory().join(name), text).expect("a file");
-        };
-        write("cert.pem", made.cert.pem());
-        write("key.pem", made.signing_key.serialize_pem());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(made.cert.der().clone()).expect("a root");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let trusting = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let trusting = certify(&setup, rustls::ALL_VERSIONS);
         Self { daemon: setup.start(), trusting }
     }
 
@@ -108,31 +94,23 @@ impl Server {
         if !wire.is_stream() {
             return Client::on(wire, UdpSocket::bind(Self::any(wire)).expect("a socket"), address);
         }
-        let (stream, local) = connect(address);
-        match wire {
-            Wire::Tls => match self.handshake(stream, &[]) {
-                Ok(tls) => Client::over(wire, tls, local, address),
-                Err(error) => panic!("no TLS: {error}"),
-            },
-            _ => Client::over(wire, stream, local, address),
+        if wire == Wire::Tls {
+            let tls = self.handshake(address, &[]).expect("TLS");
+            let local = tls.sock.local_addr().expect("connected");
+            return Client::over(wire, tls, local, address);
         }
+        let stream = connect(address);
+        let local = stream.local_addr().expect("connected");
+        Client::over(wire, stream, local, address)
     }
 
     /// A TLS connection that offers these protocols.
     pub(crate) fn handshake(
         &self,
-        stream: TcpStream,
+        address: SocketAddr,
         alpn: &[&str],
     ) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
-        let mut config = self.trusting.clone();
-        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let name = "turn.example.org".try_into().expect("a name");
-        let tls = ClientConnection::new(Arc::new(config), name).expect("a client");
-        let mut stream = StreamOwned::new(tls, stream);
-        while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock)?;
-        }
-        Ok(stream)
+        connect_tls(address, &self.trusting, alpn)
     }
 
     /// Any port of the loopback address of this family.
@@ -166,15 +144,6 @@ impl Server {
         }
         assert!(faults.is_empty(), "{} rules are broken:\n{}", faults.len(), faults.join("\n"));
     }
-}
-
-/// A TCP connection, and its own address.
-pub(crate) fn connect(address: SocketAddr) -> (TcpStream, SocketAddr) {
-    let stream = TcpStream::connect(address).expect("somebody listens");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-    stream.set_nodelay(true).expect("an option of TCP");
-    let local = stream.local_addr().expect("connected");
-    (stream, local)
 }
 
 trait Stream: Read + Write {}

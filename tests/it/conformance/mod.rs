@@ -6,8 +6,10 @@
 //! line of the daemon's own code.
 
 pub(crate) mod client;
+mod stun_algorithms;
 mod stun_credentials;
 mod stun_messages;
 mod stun_names;
 mod stun_streams;
+mod turn;
 pub(crate) mod wire;

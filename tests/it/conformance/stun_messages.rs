@@ -33,13 +33,13 @@ const HEADER: &[Check] = &[
         }
     }),
     ("5: the first two bits are zero: 10", |client| {
-        client.refused(&binding().with_byte(0, 0x80).0)
+        client.refused(&binding().with_byte(0, 0x80).0);
     }),
     ("5: the first two bits are zero: 11", |client| {
-        client.refused(&binding().with_byte(0, 0xC0).0)
+        client.refused(&binding().with_byte(0, 0xC0).0);
     }),
     ("5: the first two bits are zero: 01", |client| {
-        client.refused(&binding().with_byte(0, 0x40).0)
+        client.refused(&binding().with_byte(0, 0x40).0);
     }),
     ("5: the magic cookie: its first byte", |client| client.refused(&binding().with_byte(4, 0).0)),
     ("5: the magic cookie: its last byte", |client| client.refused(&binding().with_byte(7, 0).0)),

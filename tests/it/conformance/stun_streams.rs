@@ -4,12 +4,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 
-use super::client::{CONFIG, Check, Client, Server, Wire, connect};
+use super::client::{CONFIG, Check, Client, Server, Wire};
 use super::wire::{
     ALLOCATE, ALTERNATE_DOMAIN, ALTERNATE_SERVER, BINDING, FINGERPRINT, Out, SOFTWARE,
     XOR_MAPPED_ADDRESS,
 };
 use crate::harness::Setup;
+use crate::streams::connect;
 
 fn binding() -> Out {
     Out::request(BINDING)
@@ -91,14 +92,14 @@ fn tls_knows_the_names_of_stun() {
         (&["stun.nat-discovery", "stun.turn"], Some("stun.turn")),
         (&[], None),
     ] {
-        let (stream, local) = connect(address);
-        let tls = server.handshake(stream, offered).expect("TLS");
+        let tls = server.handshake(address, offered).expect("TLS");
+        let local = tls.sock.local_addr().expect("connected");
         assert_eq!(tls.conn.alpn_protocol(), chosen.map(str::as_bytes), "{offered:?}");
         let mut client = Client::over(Wire::Tls, tls, local, address);
         assert_eq!(client.ask_signed(Out::allocate()).code(), 0);
     }
     // RFC 7301, section 3.2: nothing in common is the end.
-    let refused = server.handshake(connect(address).0, &["h2", "http/1.1"]);
+    let refused = server.handshake(address, &["h2", "http/1.1"]);
     assert!(refused.is_err_and(|error| error.to_string().contains("NoApplicationProtocol")));
     server.daemon.stop();
 }
@@ -107,14 +108,14 @@ fn tls_knows_the_names_of_stun() {
 fn a_listener_speaks_what_it_is_for_and_nothing_else() {
     let server = Server::start(CONFIG);
     // A request in the clear, to TLS: an alert at most.
-    let (mut stream, _) = connect(server.address(Wire::Tls));
+    let mut stream = connect(server.address(Wire::Tls));
     stream.write_all(&binding().0).expect("a write");
     let mut answer = Vec::new();
     // A reset is an end, too.
     let _ = stream.read_to_end(&mut answer);
     assert!(answer.first().is_none_or(|first| *first == 0x15), "{answer:02x?}");
     // TLS to a listener without.
-    let refused = server.handshake(connect(server.address(Wire::Tcp)).0, &[]);
+    let refused = server.handshake(server.address(Wire::Tcp), &[]);
     assert!(refused.is_err());
     // They go on.
     server.run(&Wire::ALL, &[("6.3.1", |client| assert_eq!(client.code(&binding()), 0))]);

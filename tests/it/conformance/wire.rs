@@ -20,7 +20,6 @@ pub(crate) const INDICATION: u16 = 1;
 pub(crate) const SUCCESS: u16 = 2;
 pub(crate) const ERROR: u16 = 3;
 
-pub(crate) const MAPPED_ADDRESS: u16 = 0x0001;
 pub(crate) const USERNAME: u16 = 0x0006;
 pub(crate) const MESSAGE_INTEGRITY: u16 = 0x0008;
 pub(crate) const ERROR_CODE: u16 = 0x0009;
