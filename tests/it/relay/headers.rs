@@ -48,7 +48,7 @@ const OWN_NETWORK_OF_BOTH: &str = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-
 
 #[test]
 fn a_closed_port_of_ipv6_is_told_by_an_indication() {
-    let test = "headers::a_closed_port_of_ipv6_is_told_by_an_indication";
+    let test = "relay::headers::a_closed_port_of_ipv6_is_told_by_an_indication";
     if !in_child(test, OWN_NETWORK_OF_BOTH) {
         return;
     }
@@ -212,7 +212,7 @@ fn keeps_the_class(client: &str, relay: &str, peer: &str) {
 
 #[test]
 fn dscp_and_ecn_are_handed_on_both_ways() {
-    if !in_child("headers::dscp_and_ecn_are_handed_on_both_ways", OWN_NETWORK) {
+    if !in_child("relay::headers::dscp_and_ecn_are_handed_on_both_ways", OWN_NETWORK) {
         return;
     }
     keeps_the_class("127.0.0.1", "127.0.0.2", "127.0.0.3");
@@ -220,7 +220,7 @@ fn dscp_and_ecn_are_handed_on_both_ways() {
 
 #[test]
 fn dscp_and_ecn_are_handed_on_over_ipv6() {
-    if !in_child("headers::dscp_and_ecn_are_handed_on_over_ipv6", OWN_NETWORK_OF_BOTH) {
+    if !in_child("relay::headers::dscp_and_ecn_are_handed_on_over_ipv6", OWN_NETWORK_OF_BOTH) {
         return;
     }
     keeps_the_class("::1", "fd00::2", "fd00::1");
@@ -228,7 +228,10 @@ fn dscp_and_ecn_are_handed_on_over_ipv6() {
 
 #[test]
 fn dscp_and_ecn_are_handed_on_between_the_families() {
-    if !in_child("headers::dscp_and_ecn_are_handed_on_between_the_families", OWN_NETWORK_OF_BOTH) {
+    if !in_child(
+        "relay::headers::dscp_and_ecn_are_handed_on_between_the_families",
+        OWN_NETWORK_OF_BOTH,
+    ) {
         return;
     }
     keeps_the_class("::1", "127.0.0.2", "127.0.0.3");
@@ -237,7 +240,10 @@ fn dscp_and_ecn_are_handed_on_between_the_families() {
 
 #[test]
 fn dont_fragment_is_set_for_the_datagram_that_asks_for_it() {
-    if !in_child("headers::dont_fragment_is_set_for_the_datagram_that_asks_for_it", OWN_NETWORK) {
+    if !in_child(
+        "relay::headers::dont_fragment_is_set_for_the_datagram_that_asks_for_it",
+        OWN_NETWORK,
+    ) {
         return;
     }
     let fixture = Fixture::start(&["127.0.0.1:0"], 1);
