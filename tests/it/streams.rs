@@ -194,7 +194,8 @@ fn a_bad_frame_closes_the_connection_and_nobody_elses() {
     let daemon = start("");
     let mut other = client(&daemon);
     other.allocate().expect("an allocation");
-    for bad in [&b"\x16\x03\x01\x02\x00"[..], &[0x3F, 0xFF], &[0, 1, 0, 7], &[0x04, 0]] {
+    for bad in [&b"\x16\x03\x01\x02\x00"[..], &[0x3F, 0xFF, 0, 1], &[0, 1, 0, 7], &[4, 0, 0, 0, 0]]
+    {
         let mut stream = connect(daemon.turn_over("tcp"));
         stream.write_all(&[&BINDING[..], bad].concat()).expect("a write");
         assert_eq!(read_to_end(&mut stream).len(), 32, "what was good before is answered");
@@ -389,11 +390,11 @@ fn a_port_in_reserve_outlives_its_connection_and_is_claimed_over_another_transpo
 #[test]
 fn a_port_reserved_on_any_worker_is_claimed_over_tcp_and_tls() {
     let config = CONFIG.replace("[turn]\n", "[turn]\nworkers = 4\n");
-    let config = format!("{config}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
     let listen = "[\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]";
-    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", listen);
+    let setup = Setup::new(&format!("{config}{TLS}")).variable("TURNCAST__TURN__LISTEN", listen);
     let trusting = certify(&setup, &[&rustls::version::TLS13]);
     let daemon = setup.start();
+    let tls = daemon.turn_over("tls");
     let (peer, from) = peer();
     // The kernel picks a worker for each client over UDP: of so many, some are on different ones.
     for round in 0..16 {
@@ -407,9 +408,8 @@ fn a_port_reserved_on_any_worker_is_claimed_over_tcp_and_tls() {
         let mut claims = if round % 2 == 0 {
             client(&daemon)
         } else {
-            let stream = connect_tls(daemon.turn_over("tls"), &trusting, &["stun.turn"])
-                .expect("a handshake");
-            Client::over(stream, daemon.turn_over("tls"), "alice", "password-of-alice-1")
+            let stream = connect_tls(tls, &trusting, &["stun.turn"]).expect("a handshake");
+            Client::over(stream, tls, "alice", "password-of-alice-1")
         };
         let token = (ATTR_RESERVATION_TOKEN, &token[..]);
         let answer = claims.allocate_with(&[token]).expect("the reserved port");
