@@ -252,6 +252,7 @@ fn turn_options_for_tests() -> crate::turn::Options {
         dont_fragment: true,
         default_family: crate::turn::DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
+        tcp_relay: None,
         host_addresses: Vec::new(),
         limits: crate::turn::Limits {
             allocations_per_user: 1,

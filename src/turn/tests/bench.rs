@@ -46,6 +46,7 @@ pub(super) fn options() -> Options {
         dont_fragment: true,
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
+        tcp_relay: None,
         host_addresses: vec![both("192.0.2.1").public, both("127.0.0.1").public],
         limits: Limits {
             allocations_per_user: 10,
@@ -227,7 +228,13 @@ impl Bench {
                         let held = Ok(HeldSocket::new(local));
                         self.server.reserved(self.now, relay, held, &mut actions);
                     }
-                    Action::Close { .. } => {}
+                    Action::Listen { relay, .. } => {
+                        self.server.bound(self.now, relay, Ok(()), &mut actions);
+                    }
+                    Action::Connect { .. }
+                    | Action::Abandon { .. }
+                    | Action::Splice { .. }
+                    | Action::Close { .. } => {}
                 }
             }
         }

@@ -238,6 +238,7 @@ fn options() -> Options {
         dont_fragment: true,
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
+        tcp_relay: None,
         host_addresses: vec![own],
         limits: Limits {
             allocations_per_user: 2,

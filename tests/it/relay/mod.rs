@@ -99,6 +99,7 @@ fn engine() -> turn::Options {
         dont_fragment: true,
         default_family: turn::DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
+        tcp_relay: None,
         host_addresses: vec![ip(&own), ip("127.0.0.1"), ip("127.0.0.3"), ip("::1")],
         limits: turn::Limits {
             allocations_per_user: 1_000,
