@@ -53,7 +53,6 @@ pub(super) const UNDERSTOOD: &[u16] = &[
     attr::USERHASH,
     attr::XOR_MAPPED_ADDRESS,
     attr::RESERVATION_TOKEN,
-    attr::CONNECTION_ID,
 ];
 
 const _: () = assert!(HEADROOM >= DATA_INDICATION_HEADER_BYTES_MAX && TAILROOM >= 3);
@@ -342,9 +341,14 @@ impl Server {
     ) -> Result<Success, Reject> {
         // RFC 8489, §6.3.1: an unknown comprehension-required attribute => 420.
         let mut unknown = message.unknown_required(UNDERSTOOD);
-        // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed.
-        let obeys = self.shared.options().dont_fragment;
-        unknown.retain(|kind| *kind != attr::DONT_FRAGMENT || !obeys);
+        // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed. RFC 6062, §6.2.
+        let (obeys, serves) =
+            (self.shared.options().dont_fragment, self.shared.connections.is_some());
+        unknown.retain(|kind| match *kind {
+            attr::DONT_FRAGMENT => !obeys,
+            attr::CONNECTION_ID => !serves,
+            _ => true,
+        });
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
         }

@@ -250,6 +250,15 @@ impl Daemon {
         digits.expect("VmRSS is there").parse().expect("a number")
     }
 
+    /// Sets how many descriptors it may have: `spare` more than it has now.
+    pub(crate) fn limit_descriptors(&self, spare: usize) {
+        let id = self.child.id();
+        let open = std::fs::read_dir(format!("/proc/{id}/fd")).expect("the daemon runs").count();
+        let limit = format!("--nofile={}:", open + spare);
+        let status = Command::new("prlimit").args(["--pid", &id.to_string(), &limit]).status();
+        assert!(status.expect("prlimit (util-linux) runs").success());
+    }
+
     /// Sends a signal, by its name without SIG.
     pub(crate) fn signal(&self, name: &str) {
         signal(&self.child.id().to_string(), name);

@@ -9,5 +9,6 @@ mod privacy;
 mod process;
 mod relay;
 mod streams;
+mod tcp_relay;
 mod turn_clients;
 mod ws;

@@ -29,7 +29,7 @@ fn start(limits: &str) -> Daemon {
     Setup::new(&format!("{CONFIG}{limits}\n")).start()
 }
 
-fn connect(server: SocketAddr) -> TcpStream {
+pub(crate) fn connect(server: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(server).expect("somebody listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
     stream.set_nodelay(true).expect("an option of TCP");
@@ -50,7 +50,7 @@ fn peer() -> (UdpSocket, SocketAddr) {
 
 /// Reads until the server closes, which it must do in time, and gives what it said before.
 #[track_caller]
-fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut read = Vec::new();
     match stream.read_to_end(&mut read) {
         Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("not closed: {error}"),
@@ -58,18 +58,26 @@ fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     }
 }
 
-fn limit(name: &str) -> String {
+pub(crate) fn limit(name: &str) -> String {
     format!("turncast_limit_hits_total{{limit=\"{name}\"}}")
 }
 
-/// A daemon with a certificate, and what trusts it.
 fn start_tls(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    more: &str,
+) -> (Daemon, ClientConfig) {
+    start_with_certificate(CONFIG, versions, more)
+}
+
+/// A daemon with a certificate, and what trusts it.
+pub(crate) fn start_with_certificate(
+    config: &str,
     versions: &[&'static rustls::SupportedProtocolVersion],
     more: &str,
 ) -> (Daemon, ClientConfig) {
     let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
     let made = made.expect("a certificate");
-    let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n{more}");
+    let config = format!("{config}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n{more}");
     let setup = Setup::new(&config)
         .variable("TURNCAST__TURN__LISTEN", "[\"udp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]");
     let write = |name: &str, text: String| {
@@ -88,7 +96,7 @@ fn start_tls(
     (setup.start(), trusting)
 }
 
-fn connect_tls(
+pub(crate) fn connect_tls(
     daemon: &Daemon,
     config: &ClientConfig,
     alpn: &[&str],

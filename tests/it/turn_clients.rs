@@ -109,22 +109,52 @@ fn uclient_relays_through_pairs_of_ports_over_tcp() {
     daemon.stop();
 }
 
+/// RFC 6062: two allocations for TCP that connect to each other's relayed addresses. On a data
+/// connection over TCP the tool cuts every answer to the length of its messages (100 bytes), and
+/// a challenge with a FINGERPRINT is longer.
+#[test]
+fn uclient_relays_tcp() {
+    let daemon = Setup::new(CONFIG).variable("TURNCAST__TURN__TCP_RELAY", "true").start();
+    let tcp = daemon.turn_over("tcp");
+    assert_all_relayed(&uclient_to(tcp, ALICE, &["-T", "-n", "50", "-l", "200"]), 100);
+    daemon.wait_for_metric("turncast_turn_connections", 0);
+    assert!(daemon.metric("turncast_relayed_bytes_total{direction=\"to_peer\"}") >= 10_000);
+    assert_eq!(daemon.metric("turncast_data_connections"), 0);
+    daemon.stop();
+}
+
 #[test]
 fn uclient_relays_over_tls() {
+    let daemon = start_tls();
+    let tls = daemon.turn_over("tls");
+    assert_all_relayed(&uclient_to(tls, ALICE, &["-c", "-t", "-S", "-s", "-n", "50"]), 100);
+    daemon.wait_for_metric("turncast_turn_connections", 0);
+    daemon.stop();
+}
+
+#[test]
+fn uclient_relays_tcp_over_tls() {
+    let daemon = start_tls();
+    let tls = daemon.turn_over("tls");
+    assert_all_relayed(&uclient_to(tls, ALICE, &["-T", "-S", "-n", "50"]), 100);
+    daemon.wait_for_metric("turncast_turn_connections", 0);
+    daemon.stop();
+}
+
+/// A daemon with a certificate that relays TCP, too.
+fn start_tls() -> Daemon {
     let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
     let made = made.expect("a certificate");
     let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
-    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
+    let setup = Setup::new(&config)
+        .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0")
+        .variable("TURNCAST__TURN__TCP_RELAY", "true");
     let write = |name: &str, text: String| {
         std::fs::write(setup.directory().join(name), text).expect("a file");
     };
     write("cert.pem", made.cert.pem());
     write("key.pem", made.signing_key.serialize_pem());
-    let daemon = setup.start();
-    let tls = daemon.turn_over("tls");
-    assert_all_relayed(&uclient_to(tls, ALICE, &["-c", "-t", "-S", "-s", "-n", "50"]), 100);
-    daemon.wait_for_metric("turncast_turn_connections", 0);
-    daemon.stop();
+    setup.start()
 }
 
 /// The tool draws channel numbers from the range of RFC 5766, of which RFC 8656 keeps a quarter;

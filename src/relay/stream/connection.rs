@@ -63,6 +63,8 @@ pub(super) struct Connection {
     /// When the message began that is not whole.
     amid_since: Option<Instant>,
     swept: Instant,
+    /// A sweep may have left something to write.
+    is_swept: bool,
     /// It is a data connection.
     splice: Option<Splice>,
     /// It is over; what waits to be written has until the given time to leave.
@@ -83,6 +85,7 @@ impl Connection {
             spoke: now,
             amid_since: None,
             swept: now,
+            is_swept: false,
             splice: None,
             ending: None,
             sleep: Box::pin(sleep_until((now + limits.idle).into())),
@@ -128,7 +131,8 @@ impl Connection {
             if let Some(end) = self.poll_deadline(cx) {
                 return Poll::Ready(end);
             }
-            if !busy {
+            // What a sweep has to say leaves in the next round.
+            if !busy && !std::mem::take(&mut self.is_swept) {
                 return Poll::Pending;
             }
         }
@@ -220,7 +224,7 @@ impl Connection {
                 return Some(End::Idle);
             }
             if self.sweep_at().is_some_and(|at| at <= now) {
-                self.swept = now;
+                (self.swept, self.is_swept) = (now, true);
                 self.client.sweep();
             }
             // Deadlines mostly move away; the timer is only touched when one comes nearer, or

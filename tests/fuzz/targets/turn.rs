@@ -194,6 +194,7 @@ impl Script {
                     self.carry_out(more);
                 }
                 Action::Close { relay } => self.relays.retain(|open| *open != relay),
+                other => panic!("a client over UDP cannot ask for it: {other:?}"),
             }
         }
     }

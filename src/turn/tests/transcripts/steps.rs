@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::Script;
 use crate::stun::{Message, attr};
-use crate::turn::tests::bench::{bind_failure, five_tuple};
+use crate::turn::tests::bench::bind_failure;
 use crate::turn::tests::words::{describe, payload, show};
 use crate::turn::{Action, Actions, HEADROOM, HeldSocket, Icmp, RelayId, TAILROOM, Verdict};
 
@@ -13,6 +13,7 @@ impl Script {
     pub(super) fn step(&mut self, words: &[&str], out: &mut String) {
         let mut actions = Actions::new();
         match *words {
+            _ if self.tcp_step(words, &mut actions) => {}
             ["wait", secs] => self.bench().wait(secs.parse().expect("seconds")),
             ["sweep"] => {
                 let bench = self.bench();
@@ -47,7 +48,7 @@ impl Script {
                 let datagram = self.datagram(name, rest);
                 let client = self.clients.get_mut(name).expect("a client");
                 client.last.clone_from(&datagram);
-                let from = five_tuple(client.address);
+                let from = client.five_tuple;
                 let bench = self.bench();
                 let now = bench.now;
                 let verdict = bench.server.handle_client(now, from, &datagram, &mut actions);
@@ -64,6 +65,7 @@ impl Script {
             [] => panic!("an empty step"),
         }
         self.work(actions, out);
+        self.tcp_ends(out);
     }
 
     fn work(&mut self, actions: Actions, out: &mut String) {
@@ -75,11 +77,11 @@ impl Script {
                     if let Some(token) = message.first(attr::RESERVATION_TOKEN) {
                         self.token = token.to_vec();
                     }
-                    let address = five_tuple.client;
                     let mut clients = self.clients.iter();
                     let (name, client) =
-                        clients.find(|(_, client)| client.address == address).expect("known");
+                        clients.find(|(_, client)| client.five_tuple == five_tuple).expect("known");
                     let answer = describe(&bytes, client.key.as_deref());
+                    let answer = self.connections.describe(&bytes, answer);
                     writeln!(out, "< {name} {answer}").expect("a string takes all");
                 }
                 Action::Bind { relay, local } => {
@@ -112,6 +114,7 @@ impl Script {
                     let family = if family == 0 { "" } else { " ipv6" };
                     writeln!(out, "< close {place}{family}").expect("a string takes all");
                 }
+                other => self.tcp_work(other, &mut more, out),
             }
         }
         if !more.is_empty() {
@@ -121,10 +124,10 @@ impl Script {
 
     fn peer(&mut self, peer: &str, name: &str, text: &str, second: bool, out: &mut String) {
         let payload = payload(text);
-        let address = self.clients[name].address;
+        let five_tuple = self.clients[name].five_tuple;
         let peer = peer.parse().expect("an address");
         let bench = self.bench();
-        let relay = bench.server.relay_of(&five_tuple(address)).expect("an allocation");
+        let relay = bench.server.relay_of(&five_tuple).expect("an allocation");
         let relay = if second { RelayId(relay.0 | 1) } else { relay };
         let mut buffer = vec![0xEE; HEADROOM + payload.len() + TAILROOM];
         let range = HEADROOM..HEADROOM + payload.len();
@@ -141,9 +144,9 @@ impl Script {
         let [kind, code, data] = numbers[..] else { panic!("type, code and data") };
         let icmp = Icmp { kind: kind as u8, code: code as u8, data };
         let peer: SocketAddr = peer.parse().expect("an address");
-        let address = self.clients[name].address;
+        let five_tuple = self.clients[name].five_tuple;
         let bench = self.bench();
-        let relay = bench.server.relay_of(&five_tuple(address)).expect("an allocation");
+        let relay = bench.server.relay_of(&five_tuple).expect("an allocation");
         let relay = RelayId(relay.0 & !1 | u32::from(peer.is_ipv6()));
         bench.server.handle_icmp(bench.now, relay, peer, icmp, actions);
     }
