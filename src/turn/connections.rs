@@ -364,8 +364,9 @@ impl Drop for DataConnection {
         let mut table = self.connections.lock();
         // After the end of the allocation the id may be another one's.
         let entry = table.by_id.get(&self.id);
-        let is_own = |entry: &Entry| matches!(&entry.stage, Stage::Bound(tether) if Arc::ptr_eq(tether, &self.tether));
-        if entry.is_some_and(is_own) {
+        if let Some(Entry { stage: Stage::Bound(tether), .. }) = entry
+            && Arc::ptr_eq(tether, &self.tether)
+        {
             table.remove(self.id);
         }
     }

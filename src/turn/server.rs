@@ -341,9 +341,10 @@ impl Server {
     ) -> Result<Success, Reject> {
         // RFC 8489, §6.3.1: an unknown comprehension-required attribute => 420.
         let mut unknown = message.unknown_required(UNDERSTOOD);
-        // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed. RFC 6062, §6.2.
-        let (obeys, serves) =
-            (self.shared.options().dont_fragment, self.shared.connections.is_some());
+        // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed, and
+        // CONNECTION-ID where RFC 6062 is.
+        let obeys = self.shared.options().dont_fragment;
+        let serves = self.shared.connections.is_some();
         unknown.retain(|kind| match *kind {
             attr::DONT_FRAGMENT => !obeys,
             attr::CONNECTION_ID => !serves,

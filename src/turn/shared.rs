@@ -21,9 +21,9 @@ use crate::net::PrefixBuckets;
 use crate::stun::LongTermKeys;
 use crate::stun::control::AddressFamily;
 
-/// What all workers of a relay share: grants, quotas, ports, ports in reserve with their
-/// sockets, connections of TCP allocations, live relayed addresses, the nonce key and the buckets of strangers. The packet path
-/// reads atomics only.
+/// What all workers of a relay share: grants, quotas, ports, ports in reserve with their sockets,
+/// connections of TCP allocations, live relayed addresses, the nonce key and the buckets of
+/// strangers. The packet path reads atomics only.
 pub struct Shared {
     /// Grants of the hub.
     pub grants: Arc<Grants>,

@@ -1,10 +1,10 @@
-//! A data connection (RFC 6062, section 5.4): what the client says goes to the peer as it is, and the
-//! other way round.
+//! A data connection (RFC 6062, section 5.4): what the client says goes to the peer as it is, and
+//! the other way round.
 //!
 //! One direction knows nothing of the other but its end. What was read is written before more is
-//! read, so a slow reader holds up the writer at the other end and nobody else, and memory is bounded
-//! by one read for each direction; the rest waits in the buffers of the sockets. An end of stream is
-//! handed on, so either side may go on for a while after the other has finished.
+//! read, so a slow reader holds up the writer at the other end and nobody else, and memory is
+//! bounded by one read for each direction; the rest waits in the buffers of the sockets. An end of
+//! stream is handed on, so either side may go on for a while after the other has finished.
 
 use std::cell::RefCell;
 use std::io;

@@ -1,16 +1,16 @@
-//! The sockets of TCP allocations: one that listens at the relayed address, and for each peer that is
-//! connected to another one with the same address (RFC 6062, section 5.2).
+//! The sockets of TCP allocations: one that listens at the relayed address, and for each peer that
+//! is connected to another one with the same address (RFC 6062, section 5.2).
 //!
-//! What a peer sends before the client is there stays in the receive buffer of its socket: the kernel
-//! closes the window when that is full, and nothing is lost.
+//! What a peer sends before the client is there stays in the receive buffer of its socket: the
+//! kernel closes the window when that is full, and nothing is lost.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Listens at `local`. Nobody else has the port, and only [`tcp_relay_socket`] can share it. What is
-/// accepted inherits buffers of `buffer_bytes` each.
+/// Listens at `local`. Nobody else has the port, and only [`tcp_relay_socket`] can share it. What
+/// is accepted inherits buffers of `buffer_bytes` each.
 ///
 /// # Errors
 /// What the failing system call said.

@@ -56,16 +56,7 @@ pub(in crate::turn) fn begin(
         return Err(Why::AllocationExists.into());
     }
     let wish = Wish::read(shared, request)?;
-    // §7.2 step 11: another server shall do it => 300. Only we can verify our own grants.
-    let alternate = shared.alternate_server(request.five_tuple.client.ip());
-    if let (Some(server), Holder::User(_)) = (alternate, &request.caller.holder) {
-        return Err(Reject::alternate(server));
-    }
-    // RFC 6062, §5.1: forbidden by local policy => 403. Links of the hub are browsers', which know
-    // UDP only.
-    if let (true, Holder::Grant(_)) = (wish.tcp, &request.caller.holder) {
-        return Err(Why::TcpOfGrant.into());
-    }
+    check_holder(shared, request, &wish)?;
     let payer = request.caller.holder.payer().ok_or(Reject::from(Why::AllocationExists))?;
     let got = match wish.source {
         Source::Token(token) => claim(shared, token, &payer, request.now)?,
@@ -113,6 +104,19 @@ pub(in crate::turn) fn begin(
     });
     ask_for_sockets(shared, table, place, socket, actions);
     Ok(Success::Pending)
+}
+
+/// What depends on who asks.
+fn check_holder(shared: &Shared, request: &Request<'_>, wish: &Wish) -> Result<(), Reject> {
+    let alternate = shared.alternate_server(request.five_tuple.client.ip());
+    match (&request.caller.holder, alternate) {
+        // §7.2 step 11: another server shall do it => 300. Only we can verify our own grants.
+        (Holder::User(_), Some(server)) => Err(Reject::alternate(server)),
+        // RFC 6062, §5.1: forbidden by local policy => 403. Links of the hub are browsers', which
+        // know UDP only.
+        (Holder::Grant(_), _) if wish.tcp => Err(Why::TcpOfGrant.into()),
+        _ => Ok(()),
+    }
 }
 
 /// What a TCP allocation has besides: its share of the connections of all.

@@ -2,7 +2,8 @@
 //!
 //! [`bench`] is one engine with clients and peers around it; [`transcripts`] replays the texts of
 //! `src/turn/transcripts/`; [`properties`], [`reservations`] and [`tcp`] draw random cases;
-//! [`network`] lets packets get lost; [`oracle`] and [`oracle_client`] are clients that others wrote.
+//! [`network`] lets packets get lost; [`oracle`] and [`oracle_client`] are clients that others
+//! wrote.
 
 mod bench;
 mod network;

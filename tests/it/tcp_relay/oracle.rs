@@ -1,5 +1,5 @@
-//! A client that nobody here wrote, `turn-client-proto`, with a TCP allocation over real sockets. It
-//! takes a ConnectionAttempt for a request, which RFC 6062 does not know: peers do not call it here.
+//! A client that nobody here wrote, `turn-client-proto`, with a TCP allocation over real sockets.
+//! It takes a ConnectionAttempt for a request, which RFC 6062 does not know: no peer calls it here.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
