@@ -92,7 +92,8 @@ section! {
         frame_bytes: u32 = Is("65536"), Whole(4096, 1_048_576);
         /// Messages a second of one WebSocket; four times as many at once.
         messages_per_sec: u32 = Is("100"), Whole(1, 100_000);
-        /// Bytes a second of one WebSocket; four times as many at once.
+        /// Bytes a second of one WebSocket; at once four times as many, or four messages of the
+        /// greatest length if that is more.
         bytes_per_sec: u32 = Is("262144"), Whole(1024, 1_073_741_824);
         /// Messages `hello` a minute of one address (IPv6: of one /64).
         hellos_per_address_per_min: u32 = Is("240"), Whole(1, 1_000_000);
@@ -144,6 +145,14 @@ section! {
         /// family the first of it. Broadcasters and watchers of our own pages stay.
         alternate_server: List<SocketAddr> = Empty(r#"["198.51.100.20:3478"]"#),
             Text("IP addresses with a port, such as \"198.51.100.20:3478\"");
+        /// Another address of this host, for clients that look into the behaviour of the NATs on
+        /// their way (RFC 5780): "IP", or "PUBLIC/LOCAL" behind a 1:1 NAT; one of each family. It
+        /// is then listened on over UDP, too, and both addresses with a second port; what is not
+        /// in `listen` answers Binding requests only. Empty: such requests are refused.
+        nat_discovery: List<RelayPair> = Empty(r#"["203.0.113.11"]"#),
+            Text("\"IP\" or \"PUBLIC_IP/LOCAL_IP\", none of them unspecified or multicast");
+        /// The second port of `nat_discovery`. 0: the one after that of `listen`.
+        nat_discovery_port: u32 = Is("0"), Whole(0, 65_535);
         /// Threads that relay. 0: one per processor.
         workers: u32 = Is("0"), Whole(0, 256);
         /// A secret, or several, with which other applications sign credentials `expiry:name`

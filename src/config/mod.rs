@@ -9,6 +9,7 @@
 mod example;
 mod keys;
 mod load;
+mod nat_discovery;
 mod problem;
 mod rules;
 mod schema;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::keys::Config;
 use super::load::Findings;
+use super::nat_discovery;
 use super::problem::Problem;
 use super::secrets::Secrets;
 use super::values::{Host, Publish, TurnListen, TurnScheme};
@@ -172,6 +173,7 @@ fn relay(config: &Config, findings: &mut Findings) {
         findings.warn("turn.tcp_relay", problem.help(help));
     }
     alternate_server(config, findings);
+    nat_discovery::check(config, findings);
     bandwidth(config, findings);
 }
 
@@ -226,6 +228,11 @@ fn peers(config: &Config, findings: &mut Findings) {
         if prefix.bits() == 0 {
             let title = format!("{prefix} opens every network that this host reaches");
             let help = "name the networks that clients shall reach";
+            findings.warn("turn.allow_peers", Problem::new(title).help(help));
+        }
+        if prefix.address().is_loopback() && !prefix.is_host() {
+            let title = format!("{prefix} opens no address of this host");
+            let help = "name each of them, such as 127.0.0.3/32";
             findings.warn("turn.allow_peers", Problem::new(title).help(help));
         }
         if config.turn.deny_peers.contains(prefix) {

@@ -10,15 +10,15 @@ fn parse_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Error> {
     Loaded::parse(Some((Path::new("t.toml"), text.to_owned())), &environment)
 }
 
-fn parse(text: &str) -> Result<Loaded, Error> {
+pub(super) fn parse(text: &str) -> Result<Loaded, Error> {
     parse_with(text, &[])
 }
 
-fn mistake(text: &str) -> String {
+pub(super) fn mistake(text: &str) -> String {
     parse(text).expect_err("the configuration is wrong").to_string()
 }
 
-fn warnings(text: &str) -> String {
+pub(super) fn warnings(text: &str) -> String {
     texts(&parse(text).expect("the configuration is allowed"))
 }
 
@@ -27,7 +27,7 @@ fn texts(loaded: &Loaded) -> String {
 }
 
 #[track_caller]
-fn assert_says(text: &str, parts: &[&str]) {
+pub(super) fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
@@ -250,6 +250,8 @@ fn peers_are_prefixes_that_can_be_peers() {
     assert_says(&mistake(&allow("224.1.0.0/16")), &["is multicast, which can never be a peer"]);
     assert_says(&mistake(&allow("0.0.0.0")), &["is unspecified, which can never be a peer"]);
     assert_says(&warnings(&allow("0.0.0.0/0")), &["opens every network"]);
+    let loopback = warnings(&allow("127.0.0.0/8"));
+    assert_says(&loopback, &["opens no address of this host", "such as 127.0.0.3/32"]);
     let both = "[turn]\nallow_peers = \"10.0.0.0/8\"\ndeny_peers = \"10.0.0.0/8\"\n";
     assert_says(&warnings(both), &["10.0.0.0/8 is in turn.deny_peers too, and deny wins"]);
 }

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod clients;
+mod discovery;
 mod options;
 mod pages;
 mod report;
@@ -25,7 +26,7 @@ use crate::config::{Environment, Loaded};
 use crate::credentials::Entropy;
 use crate::net::{Now, interface_addresses};
 use crate::turn::RelayAddress;
-use crate::{relay, telemetry, tls};
+use crate::{relay, telemetry, tls, turn};
 use state::State;
 
 /// Why the daemon, or one of the commands that look at its state, failed.
@@ -63,6 +64,14 @@ pub enum Error {
         /// The local half of the pair.
         address: IpAddr,
     },
+    /// This host cannot serve NAT behaviour discovery as configured.
+    #[error("turn.nat_discovery: {address} {why}")]
+    NatDiscovery {
+        /// The local half of the second address.
+        address: IpAddr,
+        /// What is the matter with it, and what to do.
+        why: String,
+    },
     /// `turncast credentials` without a secret.
     #[error(
         "no secret to sign with: set turn.shared_secret or turn.shared_secret_file in the \
@@ -92,7 +101,13 @@ pub enum Error {
 impl Error {
     /// Whether the configuration is to be blamed, and trying again does not help.
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tls(_) | Self::RelayAddress { .. } | Self::NoSharedSecret)
+        matches!(
+            self,
+            Self::Tls(_)
+                | Self::RelayAddress { .. }
+                | Self::NatDiscovery { .. }
+                | Self::NoSharedSecret
+        )
     }
 }
 
@@ -113,6 +128,7 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
     if let Some(missing) = foreign(&relay_addresses, &host) {
         return Err(Error::RelayAddress { address: missing });
     }
+    let discovery = discovery::nat_discovery(&loaded.config, &relay_addresses, &host)?;
     let descriptors = descriptors();
     if let Some(why) = options::too_few_descriptors(&loaded.config, descriptors) {
         warn!(why, "the limit of open files is low");
@@ -120,8 +136,11 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
     if let Some(why) = options::no_default_family(&loaded.config, &relay_addresses) {
         warn!(why, "browsers are not relayed");
     }
+    if let Some(why) = options::relay_among_peers(&loaded.config, &relay_addresses) {
+        warn!(why, "some peers are not reached");
+    }
     let allocations = options::allocations(&loaded.config, descriptors);
-    let turn = options::turn(loaded, relay_addresses, host.clone(), allocations);
+    let turn = options::turn(loaded, relay_addresses, discovery, host.clone(), allocations);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("turncast-web")
@@ -145,15 +164,23 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
     let directory = state::directory(loaded, environment).ok();
     let descriptors = descriptors();
     let allocations = options::allocations(&loaded.config, descriptors);
-    let mut text = report::check(loaded, directory.as_deref(), &host, &relay, allocations);
-    if let Some(missing) = foreign(&relay, &host) {
-        let error = Error::RelayAddress { address: missing };
+    let foreign = foreign(&relay, &host).map(|address| Error::RelayAddress { address });
+    let (discovery, unserved) = match discovery::nat_discovery(&loaded.config, &relay, &host) {
+        Ok(discovery) => (discovery, None),
+        Err(error) => (turn::NatDiscovery::default(), Some(error)),
+    };
+    let around = report::Surroundings { host: &host, relay: &relay, discovery: &discovery };
+    let mut text = report::check(loaded, directory.as_deref(), around, allocations);
+    for error in foreign.into_iter().chain(unserved) {
         text += &format!("\nwarning: {error}; the daemon would not start here\n");
     }
     if let Some(why) = options::too_few_descriptors(&loaded.config, descriptors) {
         text += &format!("\nwarning: {why}\n");
     }
     if let Some(why) = options::no_default_family(&loaded.config, &relay) {
+        text += &format!("\nwarning: {why}\n");
+    }
+    if let Some(why) = options::relay_among_peers(&loaded.config, &relay) {
         text += &format!("\nwarning: {why}\n");
     }
     if directory.is_none() {
@@ -218,8 +245,11 @@ fn certificate(loaded: &Loaded) -> Result<Option<Arc<rustls::ServerConfig>>, Err
 /// The local address among `relay` that is no address of this host. On loopback the whole
 /// 127.0.0.0/8 is.
 fn foreign(relay: &[RelayAddress], host: &[IpAddr]) -> Option<IpAddr> {
-    let is_ours = |ip: &IpAddr| host.contains(ip) || (ip.is_ipv4() && ip.is_loopback());
-    relay.iter().map(|address| address.local).find(|ip| !is_ours(ip))
+    relay.iter().map(|address| address.local).find(|ip| !is_ours(*ip, host))
+}
+
+fn is_ours(ip: IpAddr, host: &[IpAddr]) -> bool {
+    host.contains(&ip) || (ip.is_ipv4() && ip.is_loopback())
 }
 
 /// Raises the limit of descriptors to the hard limit and returns it.

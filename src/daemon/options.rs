@@ -5,6 +5,7 @@ use crate::config::{
     TurnScheme,
 };
 use crate::credentials::{self, SharedSecrets};
+use crate::net::Prefix;
 use crate::telemetry::{self, LogOptions};
 use crate::turn::{self, FixedUser, RelayAddress, Transport};
 use crate::web::TurnListener;
@@ -36,6 +37,7 @@ pub(super) fn log(config: &Config) -> LogOptions {
 pub(super) fn turn(
     loaded: &Loaded,
     relay_addresses: Vec<RelayAddress>,
+    nat_discovery: turn::NatDiscovery,
     host_addresses: Vec<IpAddr>,
     allocations: u32,
 ) -> turn::Options {
@@ -61,6 +63,7 @@ pub(super) fn turn(
             connections_per_allocation: limits.tcp_connections_per_allocation,
             pending_per_allocation: limits.tcp_pending_per_allocation,
         }),
+        nat_discovery,
         host_addresses,
         limits: turn::Limits {
             allocations_per_user: limits.allocations_per_user,
@@ -97,14 +100,15 @@ fn fixed_users(secrets: &Secrets) -> Vec<FixedUser> {
     secrets.users.iter().map(fixed).collect()
 }
 
-/// The relay's threads.
-pub(super) fn relay(config: &Config) -> relay::Options {
+/// The relay's threads. What is in `turn.listen` comes first.
+pub(super) fn relay(config: &Config, discovery: &turn::NatDiscovery) -> relay::Options {
     let limits = &config.turn.limits;
     relay::Options {
         listen: turn_listen(config)
             .into_iter()
             .filter(|listen| listen.transport == Transport::Udp)
             .map(|listen| listen.address)
+            .chain(discovery.listeners.iter().copied())
             .collect(),
         workers: workers(config),
         streams: relay::StreamLimits {
@@ -193,6 +197,20 @@ pub(super) fn no_default_family(config: &Config, relay: &[RelayAddress]) -> Opti
         "there is no IPv4 address to relay from, and browsers never ask for IPv6: set \
          turn.default_family = \"client\", or add an IPv4 address to turn.relay_addresses"
             .to_owned()
+    })
+}
+
+/// What to warn of when `turn.allow_peers` opens an address that streams are relayed from: nothing
+/// does.
+pub(super) fn relay_among_peers(config: &Config, relay: &[RelayAddress]) -> Option<String> {
+    let allowed = |ip: &IpAddr| config.turn.allow_peers.contains(&Prefix::host(*ip));
+    let mut ours = relay.iter().flat_map(|address| [address.public, address.local]);
+    ours.find(allowed).map(|ip| {
+        format!(
+            "turn.allow_peers: streams are relayed from {ip}, so clients reach other relayed \
+             streams there and no service of this host; put such peers on another address, or \
+             set turn.relay_addresses to one"
+        )
     })
 }
 

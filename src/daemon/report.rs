@@ -9,7 +9,7 @@ use super::addresses::best;
 use super::options;
 use crate::config::{Config, Host, Loaded, Publish};
 use crate::telemetry::Secret;
-use crate::turn::RelayAddress;
+use crate::turn::{DiscoveryPair, NatDiscovery, RelayAddress};
 use crate::web::{self, TurnListener};
 
 /// What is bound, or would be.
@@ -19,16 +19,30 @@ pub(super) struct Listeners {
     pub(super) web: Vec<SocketAddr>,
     /// The relay.
     pub(super) turn: Vec<TurnListener>,
+    /// What the relay listens on for NAT behaviour discovery alone.
+    pub(super) discovery: Vec<SocketAddr>,
     /// Metrics and health.
     pub(super) admin: Vec<SocketAddr>,
 }
 
+/// What `check` looks at beside the configuration.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// The addresses of this host.
+    pub(super) host: &'a [IpAddr],
+    /// What streams would be relayed from.
+    pub(super) relay: &'a [RelayAddress],
+    /// Where NAT behaviour discovery would be served.
+    pub(super) discovery: &'a NatDiscovery,
+}
+
 impl Listeners {
     /// As the configuration asks for them.
-    pub(super) fn asked(config: &Config) -> Self {
+    pub(super) fn asked(config: &Config, discovery: &NatDiscovery) -> Self {
         Self {
             web: config.web.listen.to_vec(),
             turn: options::turn_listen(config),
+            discovery: discovery.listeners.clone(),
             admin: config.admin.listen.to_vec(),
         }
     }
@@ -38,8 +52,9 @@ impl Listeners {
         let scheme = scheme(config);
         let web = self.web.iter().map(|a| (format!("{scheme}://{a}"), "pages and signaling"));
         let turn = self.turn.iter().map(|listener| (url(listener), "TURN"));
+        let discovery = self.discovery.iter().map(|a| (format!("udp://{a}"), "NAT discovery only"));
         let admin = self.admin.iter().map(|a| (format!("admin http://{a}"), "metrics, health"));
-        web.chain(turn).chain(admin).collect()
+        web.chain(turn).chain(discovery).chain(admin).collect()
     }
 }
 
@@ -148,12 +163,11 @@ pub(super) fn greeting(
 pub(super) fn check(
     loaded: &Loaded,
     state: Option<&Path>,
-    host: &[IpAddr],
-    relay: &[RelayAddress],
+    Surroundings { host, relay, discovery }: Surroundings<'_>,
     allocations: u32,
 ) -> String {
     let config = &loaded.config;
-    let listeners = Listeners::asked(config);
+    let listeners = Listeners::asked(config, discovery);
     let pages = pages(config, &listeners.web, host);
     let mut text = String::new();
     let file = match &loaded.file {
@@ -189,6 +203,10 @@ pub(super) fn check(
     }
     for address in relay {
         text += &format!("  relayed from  {}\n", address.public);
+    }
+    for DiscoveryPair { addresses: [first, second], ports: [p1, p2] } in &discovery.pairs {
+        let (first, second) = (bracketed(first.public), bracketed(second.public));
+        text += &format!("  NAT discovery {first}:{p1} and {second}:{p2}\n");
     }
     let publish = match (is_open(config), config.broadcast.publish) {
         (true, Publish::Auto) => "open to this computer",

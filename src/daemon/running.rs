@@ -47,10 +47,13 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let bound = Bound::bind(config)?;
     let streams = clients::Bound::bind(config)?;
     let follow = supervise::follow_addresses(Arc::clone(&shared), host.clone());
-    let relay = Relay::start(options::relay(config), shared, &metrics, &heartbeats, &mut entropy)?;
+    let discovery = shared.options().nat_discovery.clone();
+    let options = options::relay(config, &discovery);
+    let relay = Relay::start(options, shared, &metrics, &heartbeats, &mut entropy)?;
     let listeners = Listeners {
         web: bound.web(),
         turn: streams.with_udp(config, relay.local_addresses()),
+        discovery: discovery.listeners,
         admin: bound.admin(),
     };
     let around_clients = (&metrics, &*heartbeats);

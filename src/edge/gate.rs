@@ -72,6 +72,12 @@ pub struct Place {
     key: IpAddr,
 }
 
+impl Place {
+    pub(super) fn metrics(&self) -> &Metrics {
+        self.gate.metrics()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.gate.lock();

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
 use super::gate::Place;
+use crate::metrics::Limit;
 
 /// A connection that was let in. Its place is free again when it is dropped.
 pub struct Stream(Kind);
@@ -90,12 +91,13 @@ pub(super) struct Wire {
     tcp: TcpStream,
     stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    given_up: bool,
+    place: Place,
 }
 
 impl Wire {
     pub(super) const fn new(tcp: TcpStream, stall: Duration, place: Place) -> Self {
-        Self { tcp, stall, stalled: None, _place: place }
+        Self { tcp, stall, stalled: None, given_up: false, place }
     }
 
     fn progress<T>(
@@ -111,6 +113,9 @@ impl Wire {
         let stalled =
             self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + stall)));
         ready!(stalled.as_mut().poll(cx));
+        if !std::mem::replace(&mut self.given_up, true) {
+            self.place.metrics().limit(Limit::WriteStall);
+        }
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer stopped reading")))
     }
 }

@@ -152,6 +152,8 @@ label! {
         ConnectionsPerAddress => "connections_per_address",
         /// `web.limits.handshake_secs`: TLS or the request took too long.
         HandshakeTime => "handshake_time",
+        /// `web.limits.write_stall_secs`: a connection took nothing of what was written to it.
+        WriteStall => "write_stall",
         /// `web.limits.header_bytes`.
         HeaderBytes => "header_bytes",
         /// `web.limits.frame_bytes`.

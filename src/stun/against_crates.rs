@@ -288,7 +288,7 @@ proptest! {
             &Payload(payload.clone()),
             &FINGERPRINT,
         ]);
-        let send = SendIndication::read(&Message::parse(&bytes).unwrap()).unwrap();
+        let send = SendIndication::read(&Message::parse(&bytes).unwrap(), &[]).unwrap();
         prop_assert_eq!(send.peer, peer);
         prop_assert_eq!(&bytes[send.payload], &payload[..]);
         prop_assert!(!send.dont_fragment);

@@ -7,8 +7,10 @@
 //! | STUN message | ChannelData header | payload | 0 to 3 bytes | STUN message | ...
 //! ```
 //! Whoever loses count once never finds the next border again, so what can be no message is an
-//! error for good, found with the first byte that gives it away. What a message says is not
-//! looked at here. Memory is bounded by the longest message, [`FRAME_BYTES_MAX`].
+//! error for good, found with the first byte that gives it away. A reserved channel number has the
+//! length field of any other, so such a message is handed out, and dropped like any that nobody
+//! wants (RFC 8656, section 12.6). What a message says is not looked at here. Memory is bounded by
+//! the longest message, [`FRAME_BYTES_MAX`].
 
 use super::channel_data::CHANNEL_DATA_HEADER_BYTES;
 use super::error::DecodeError;
@@ -106,8 +108,8 @@ fn extent(waiting: &[u8]) -> Result<Option<Extent>, DecodeError> {
     };
     match (waiting, classify(waiting)) {
         ([], _) => Ok(None),
-        (_, Kind::Other) => Err(DecodeError::ChannelNumber),
-        (_, Kind::ChannelData) => Ok(length.map(|length| {
+        ([0x04..0x40, ..], _) => Err(DecodeError::ChannelNumber),
+        (_, Kind::ChannelData | Kind::Other) => Ok(length.map(|length| {
             let message = CHANNEL_DATA_HEADER_BYTES + length;
             Extent { message, frame: message.next_multiple_of(4) }
         })),
@@ -250,15 +252,25 @@ mod tests {
             }
             None
         };
-        // A TLS greeting on a plain listener, HTTP, an invalid channel.
+        // A TLS greeting on a plain listener, and the ends of what is neither.
         assert_eq!(first_error(b"\x16\x03\x01"), Some((0, DecodeError::ChannelNumber)));
-        assert_eq!(first_error(b"POST /"), Some((0, DecodeError::ChannelNumber)));
-        assert_eq!(first_error(&[0x50, 0, 0, 0]), Some((0, DecodeError::ChannelNumber)));
+        assert_eq!(first_error(&[0x04, 0, 0, 0]), Some((0, DecodeError::ChannelNumber)));
+        assert_eq!(first_error(&[0x3F, 0xFF, 0, 0]), Some((0, DecodeError::ChannelNumber)));
         let odd = [0, 1, 0, 6, 0x21];
         assert_eq!(first_error(&odd), Some((3, DecodeError::Length)));
         let other_cookie = [0, 1, 0, 8, 0x21, 0x12, 0xA4, 0x43];
         assert_eq!(first_error(&other_cookie), Some((7, DecodeError::NotStun)));
         assert_eq!(first_error(&stun(0)), None);
+    }
+
+    #[test]
+    fn a_reserved_channel_number_costs_its_message_only() {
+        for number in [0x5000u16, 0x7FFF, 0x8000, 0xFFFF] {
+            let mut reserved = channel_data(5);
+            reserved[..2].copy_from_slice(&number.to_be_bytes());
+            let stream = [&reserved[..], &[0; 3], &stun(0)].concat();
+            assert_eq!(cut(&stream, &[1]), Ok(vec![reserved, stun(0)]));
+        }
     }
 
     #[test]

@@ -28,13 +28,14 @@ pub struct SendIndication {
 }
 
 impl SendIndication {
-    /// Reads the attributes of a Send indication in one pass. The caller has seen that it is one.
+    /// Reads the attributes of a Send indication in one pass. The caller has seen that it is one,
+    /// and which attributes are `understood`, wherever they stand.
     ///
     /// # Errors
     /// `MissingAttribute` without XOR-PEER-ADDRESS or DATA, `BadAttribute` for no address,
     /// `UnknownAttribute` for another one that must be understood: dropped without an answer
     /// (RFC 8656, section 11.2; RFC 8489, section 6.3.2).
-    pub fn read(message: &Message<'_>) -> Result<Self, DecodeError> {
+    pub fn read(message: &Message<'_>, understood: &[u16]) -> Result<Self, DecodeError> {
         let (mut peer, mut payload, mut dont_fragment) = (None, None, false);
         for attribute in message.trusted_attributes() {
             match attribute.kind {
@@ -45,6 +46,7 @@ impl SendIndication {
                     payload.get_or_insert(attribute.value_range());
                 }
                 attr::DONT_FRAGMENT => dont_fragment = true,
+                kind if understood.contains(&kind) => {}
                 0..0x8000 => return Err(DecodeError::UnknownAttribute),
                 0x8000.. => {}
             }
@@ -155,6 +157,7 @@ mod tests {
         assert!(read(whole().attribute(0x8FFF, &[])).is_ok());
         let unknown = read(whole().attribute(0x7FFF, &[]));
         assert_eq!(unknown, Err(DecodeError::UnknownAttribute));
+        assert!(read(whole().attribute(attr::USERNAME, b"alice")).is_ok());
         let dont_fragment = read(whole().attribute(attr::DONT_FRAGMENT, &[]));
         assert_eq!(dont_fragment.map(|send| send.dont_fragment), Ok(true));
     }
@@ -172,7 +175,7 @@ mod tests {
 
     fn read(writer: Writer) -> Result<SendIndication, DecodeError> {
         let bytes = writer.finish(None, false);
-        SendIndication::read(&Message::parse(&bytes).unwrap())
+        SendIndication::read(&Message::parse(&bytes).unwrap(), &[attr::USERNAME])
     }
 
     fn send() -> Writer {

@@ -250,7 +250,7 @@ pub(super) const fn padded(len: usize) -> usize {
 }
 
 /// The size of an attribute's number and length (RFC 8489, section 14).
-pub(super) const ATTRIBUTE_HEADER_BYTES: usize = 4;
+pub const ATTRIBUTE_HEADER_BYTES: usize = 4;
 
 /// The most attributes that [`Message::unknown_required`] lists: with them a 420, its reason, its
 /// integrity and its FINGERPRINT stay below 548 bytes, which every path carries whole

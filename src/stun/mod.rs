@@ -43,8 +43,8 @@ pub use integrity::Integrity;
 pub use long_term::{
     LongTermKeys, PASSWORD_ALGORITHMS_OFFERED, PasswordAlgorithm, Signer, long_term_key,
 };
-pub use message::{Attribute, Attributes, Message, UNKNOWN_ATTRIBUTES_MAX};
-pub use writer::Writer;
+pub use message::{ATTRIBUTE_HEADER_BYTES, Attribute, Attributes, Message, UNKNOWN_ATTRIBUTES_MAX};
+pub use writer::{FINGERPRINT_BYTES, Writer};
 
 /// What a datagram is, by its first byte ([RFC 7983, section 7]).
 ///

@@ -62,7 +62,7 @@ fn read_everything(input: &[u8]) -> [bool; 5] {
     let _ = format!("{message:?}");
     read_control(&message);
 
-    let send = SendIndication::read(&message);
+    let send = SendIndication::read(&message, &[]);
     if let Ok(send) = &send {
         assert!(input.get(send.payload.clone()).is_some());
     }

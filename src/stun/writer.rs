@@ -81,14 +81,15 @@ impl Writer {
         self.attribute_of(attr::ICMP, &[0, 0, kind, code], &error_data.to_be_bytes())
     }
 
-    /// Adds ALTERNATE-SERVER, an address as it is (RFC 8489, sections 14.1 and 14.15).
-    pub fn alternate_server(self, address: SocketAddr) -> Self {
+    /// Adds an address as it is: MAPPED-ADDRESS, ALTERNATE-SERVER, RESPONSE-ORIGIN or OTHER-ADDRESS
+    /// (RFC 8489, section 14.1).
+    pub fn address(self, kind: u16, address: SocketAddr) -> Self {
         let family = AddressFamily::of(address.ip()).number();
         let [high, low] = address.port().to_be_bytes();
         let fixed = [0, family, high, low];
         match address.ip() {
-            IpAddr::V4(v4) => self.attribute_of(attr::ALTERNATE_SERVER, &fixed, &v4.octets()),
-            IpAddr::V6(v6) => self.attribute_of(attr::ALTERNATE_SERVER, &fixed, &v6.octets()),
+            IpAddr::V4(v4) => self.attribute_of(kind, &fixed, &v4.octets()),
+            IpAddr::V6(v6) => self.attribute_of(kind, &fixed, &v6.octets()),
         }
     }
 
@@ -96,6 +97,11 @@ impl Writer {
     pub fn unknown_attributes(self, kinds: &[u16]) -> Self {
         let value: Vec<u8> = kinds.iter().flat_map(|kind| kind.to_be_bytes()).collect();
         self.attribute(attr::UNKNOWN_ATTRIBUTES, &value)
+    }
+
+    /// How long the message is so far.
+    pub fn written_bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The message, with MESSAGE-INTEGRITY when there is a `key` and FINGERPRINT when asked for.
@@ -168,7 +174,7 @@ impl Writer {
 const CAPACITY: usize = 128;
 
 /// FINGERPRINT with its header.
-const FINGERPRINT_BYTES: usize = ATTRIBUTE_HEADER_BYTES + 4;
+pub const FINGERPRINT_BYTES: usize = ATTRIBUTE_HEADER_BYTES + 4;
 
 /// One of the two attributes of integrity with its header.
 const fn integrity_bytes(integrity: Integrity) -> usize {
@@ -218,10 +224,10 @@ mod tests {
         assert_eq!(value(error, attr::ADDRESS_ERROR_CODE), [2, 0, 4, 40, b'n', b'o']);
         let error = new().address_error_code(AddressFamily::Ipv4, 508, "");
         assert_eq!(value(error, attr::ADDRESS_ERROR_CODE), [1, 0, 5, 8]);
-        let server = new().alternate_server("192.0.2.1:3478".parse().unwrap());
+        let server = new().address(attr::ALTERNATE_SERVER, "192.0.2.1:3478".parse().unwrap());
         let expected = [0, 1, 0x0D, 0x96, 192, 0, 2, 1];
         assert_eq!(value(server, attr::ALTERNATE_SERVER), expected);
-        let server = new().alternate_server("[2001:db8::1]:3478".parse().unwrap());
+        let server = new().address(attr::ALTERNATE_SERVER, "[2001:db8::1]:3478".parse().unwrap());
         let found = value(server, attr::ALTERNATE_SERVER);
         assert_eq!((found.len(), &found[..6]), (20, &[0, 2, 0x0D, 0x96, 0x20, 0x01][..]));
     }

@@ -10,6 +10,7 @@
 mod authenticate;
 mod bandwidth;
 mod connections;
+mod discovery;
 mod ending;
 mod icmp;
 mod method;
@@ -38,6 +39,7 @@ use crate::net::Prefix;
 use crate::telemetry::Secret;
 
 pub use connections::{DataConnection, Pause};
+pub use discovery::{DiscoveryPair, NatDiscovery};
 pub use icmp::Icmp;
 pub use reservations::HeldSocket;
 pub use server::Server;
@@ -103,13 +105,13 @@ pub struct RelayId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId(pub u32);
 
-/// An address that allocations are relayed from, with its 1:1 NAT (`PUBLIC/LOCAL`) when the
-/// clients know it under another one.
+/// An address of this host, such as one that allocations are relayed from, with its 1:1 NAT
+/// (`PUBLIC/LOCAL`) when the clients know it under another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayAddress {
-    /// What XOR-RELAYED-ADDRESS says.
+    /// What clients are told, as in XOR-RELAYED-ADDRESS.
     pub public: IpAddr,
-    /// What the relay socket is bound to; the same as `public` without NAT.
+    /// What sockets are bound to; the same as `public` without NAT.
     pub local: IpAddr,
 }
 
@@ -203,6 +205,8 @@ pub struct Options {
     pub alternate_servers: Vec<SocketAddr>,
     /// Whether and how much TCP is relayed (RFC 6062).
     pub tcp_relay: Option<TcpLimits>,
+    /// NAT behaviour discovery (RFC 5780).
+    pub nat_discovery: NatDiscovery,
     /// Every address of this host: denied as a peer unless a host prefix allows it. Later ones
     /// come in by [`Shared::set_host_addresses`].
     pub host_addresses: Vec<IpAddr>,

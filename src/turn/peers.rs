@@ -162,6 +162,26 @@ impl Peers {
         bucket.try_take(added as f64, burst / 60.0, burst, now)
     }
 
+    /// Whether neither `number` nor `address` is bound otherwise. What has expired is free.
+    pub(super) fn bindable(
+        &mut self,
+        number: u16,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Result<(), Unbindable> {
+        self.channels.retain(|channel| now < channel.expires);
+        let channels = &self.channels;
+        self.channels_by_peer.retain(|(_, number)| {
+            channels.binary_search_by_key(number, |channel| channel.number).is_ok()
+        });
+        match self.find_channel(number) {
+            Ok(index) if self.channels[index].address() == address => Ok(()),
+            Ok(_) => Err(Unbindable::NumberTaken),
+            Err(_) if self.find_by_peer(address).is_ok() => Err(Unbindable::PeerTaken),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Binds or refreshes channel `number` for `peer` and `port`, and its permission. Changes
     /// nothing when it cannot.
     pub(super) fn bind(
@@ -173,18 +193,8 @@ impl Peers {
         now: Instant,
     ) -> Result<(), Unbindable> {
         let address = SocketAddr::new(peer.ip, port);
-        self.channels.retain(|channel| now < channel.expires);
-        let channels = &self.channels;
-        self.channels_by_peer.retain(|(_, number)| {
-            channels.binary_search_by_key(number, |channel| channel.number).is_ok()
-        });
+        self.bindable(number, address, now)?;
         let (slot, peer_slot) = (self.find_channel(number), self.find_by_peer(address));
-        if slot.is_ok_and(|index| self.channels[index].address() != address) {
-            return Err(Unbindable::NumberTaken);
-        }
-        if slot.is_err() && peer_slot.is_ok() {
-            return Err(Unbindable::PeerTaken);
-        }
         if slot.is_err() && self.channels.len() >= room.channels {
             return Err(Unbindable::ChannelsFull);
         }

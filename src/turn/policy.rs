@@ -42,15 +42,20 @@ pub(super) struct Policy {
     deny: Vec<Prefix>,
     /// Asked for each peer of a request, never for a packet.
     hosts: RwLock<Vec<IpAddr>>,
+    /// Addresses of this host that a NAT gives it, so no interface has them, beside those of
+    /// `relays`.
+    public: Vec<IpAddr>,
     relays: Vec<RelayAddress>,
 }
 
 impl Policy {
     pub(super) fn new(options: &Options) -> Self {
+        let discovery = options.nat_discovery.pairs.iter().flat_map(|pair| pair.addresses);
         let policy = Self {
             allow: options.allow_peers.clone(),
             deny: options.deny_peers.clone(),
             hosts: RwLock::default(),
+            public: discovery.map(|address| address.public).collect(),
             relays: options.relay_addresses.clone(),
         };
         policy.set_hosts(&options.host_addresses);
@@ -64,7 +69,8 @@ impl Policy {
     }
 
     fn is_host(&self, ip: IpAddr) -> bool {
-        self.hosts.read().unwrap_or_else(PoisonError::into_inner).contains(&ip)
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        hosts.contains(&ip) || self.public.contains(&ip)
     }
 
     /// Says whether clients may reach `peer`, an address as it came off the wire.
@@ -137,6 +143,12 @@ fn is_never_a_peer(ip: IpAddr) -> bool {
     ip.is_unspecified() || ip.is_multicast() || broadcast
 }
 
+/// Teredo and 6to4: a client with such an address could make packets go round between us and the
+/// end of its tunnel, so it gets no allocation (RFC 8656, section 21.4).
+pub(super) fn is_tunnel(ip: IpAddr) -> bool {
+    TEREDO.contains(ip) || SIX_TO_FOUR.contains(ip)
+}
+
 /// IPv4-mapped, IPv4-compatible, local-use NAT64 and Teredo: denied whatever they carry. `::1` is
 /// no IPv4-compatible address but a host address, which the table judges.
 fn is_stray_encoding(ip: IpAddr) -> bool {
@@ -173,8 +185,11 @@ const fn v6(first: u128, len: u8) -> Prefix {
     Prefix::new(IpAddr::V6(Ipv6Addr::from_bits(first)), len)
 }
 
+const TEREDO: Prefix = v6(0x2001_0000 << 96, 32);
+const SIX_TO_FOUR: Prefix = v6(0x2002 << 112, 16);
+
 const ENCODED: &[Prefix] =
-    &[v6(0xffff << 32, 96), v6(0, 96), v6(0x0064_ff9b_0001 << 80, 48), v6(0x2001_0000 << 96, 32)];
+    &[v6(0xffff << 32, 96), v6(0, 96), v6(0x0064_ff9b_0001 << 80, 48), TEREDO];
 
 /// What is denied unless the operator says otherwise (security.md, point 1; RFC 6890).
 const DENIED: &[Prefix] = &[
@@ -201,4 +216,6 @@ const DENIED: &[Prefix] = &[
     v6(0xff00 << 112, 8),
     v6(0x2001_0db8 << 96, 32),
     v6(0x0100 << 112, 64),
+    // RFC 8656, section 21.4: no peer of a tunnel. Who opens it still has the IPv4 in it judged.
+    SIX_TO_FOUR,
 ];

@@ -85,6 +85,8 @@ reasons! {
     UnknownAttribute = UnknownAttribute 420, "unknown attribute";
     /// An attribute whose value has the wrong size or content.
     BadAttribute = BadRequest 400, "malformed attribute";
+    /// PADDING beside RESPONSE-PORT.
+    PaddingConflict = BadRequest 400, "padding and a response port exclude each other";
     /// A request that needs an allocation, without one.
     NoAllocation = AllocationMismatch 437, "no allocation";
     /// An Allocate request where an allocation is.
@@ -119,6 +121,8 @@ reasons! {
     ConnectionUnknown = BadRequest 400, "no connection waits under this id";
     /// No relay address of the family that was asked for.
     FamilyUnsupported = AddressFamilyNotSupported 440, "no relay address of this family";
+    /// An Allocate request from an address of a tunnel.
+    ClientTunneled = Forbidden 403, "no relay for the address of a tunnel";
     /// RESERVATION-TOKEN beside EVEN-PORT or a family.
     TokenConflict = BadRequest 400, "a reservation token stands alone";
     /// A RESERVATION-TOKEN that is unknown, was used, or has expired.

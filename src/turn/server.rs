@@ -12,7 +12,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::authenticate::{Caller, Unproven, authenticate};
-use super::method::{self, Request, Success, label};
+use super::method::{self, Request, Success, label, named};
 use super::reject::{Reject, Why};
 use super::reservations::RESERVATION_LIFE;
 use super::shared::Shared;
@@ -195,7 +195,8 @@ impl Server {
         five_tuple: &FiveTuple,
         message: &Message<'_>,
     ) -> Result<Verdict, Dropped> {
-        let indication = SendIndication::read(message).map_err(|_| DropReason::Unexpected)?;
+        let indication = SendIndication::read(message, UNDERSTOOD);
+        let indication = indication.map_err(|_| DropReason::Unexpected)?;
         let (place, allocation) = live(&mut self.table, five_tuple, now)?;
         let (peer, payload) = method::send::indication(&self.shared, allocation, &indication, now)?;
         let relay = place.relay(AddressFamily::of(peer.ip()));
@@ -287,8 +288,9 @@ impl Server {
         if !known && !self.shared.strangers.try_take(five_tuple.client.ip(), now.instant) {
             return Err(Dropped::STRANGER);
         }
-        match method::binding::handle(&five_tuple, message) {
-            Ok(bytes) => actions.push(Action::Answer { five_tuple, bytes }),
+        let discovery = &self.shared.options().nat_discovery;
+        match method::binding::handle(discovery, five_tuple, message) {
+            Ok((five_tuple, bytes)) => actions.push(Action::Answer { five_tuple, bytes }),
             Err(reject) => {
                 self.refuse(&Answering::to(five_tuple, message), &reject, None, actions);
             }
@@ -303,9 +305,10 @@ impl Server {
         message: Message<'_>,
         actions: &mut Actions,
     ) -> Result<Verdict, Dropped> {
-        // RFC 8489, §6.3: a method that is not supported => dropped.
-        let label = label(message.method()).filter(|label| self.shared.serves(*label));
-        let label = label.ok_or(DropReason::Unexpected)?;
+        // RFC 8489, §6.3: a method that is not supported, or not here => dropped.
+        let here = self.shared.options().nat_discovery.leaves_turn_to(&five_tuple);
+        let served = |label: &Label| here && self.shared.serves(*label);
+        let label = label(message.method()).filter(served).ok_or(DropReason::Unexpected)?;
         self.metrics.request(label);
         self.end_if_expired(&five_tuple, now, actions);
         let own = self.table.find(&five_tuple).and_then(|place| self.table.get(place));
@@ -408,15 +411,17 @@ impl Server {
         actions: &mut Actions,
     ) {
         let Answering { five_tuple, method, transaction, fingerprint } = *answering;
-        let writer = Writer::new(Class::Success, method, transaction);
+        let writer = || named(Writer::new(Class::Success, method, transaction), method);
         let bytes = match success {
             Success::Pending => return,
             Success::Repeated(bytes) => bytes,
-            Success::Done => writer.finish_signed(key, fingerprint),
+            Success::Done => writer().finish_signed(key, fingerprint),
             Success::Refreshed(secs, _) => {
-                writer.number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
+                writer().number(attr::LIFETIME, secs).finish_signed(key, fingerprint)
             }
-            Success::Deleted(_) => writer.number(attr::LIFETIME, 0).finish_signed(key, fingerprint),
+            Success::Deleted(_) => {
+                writer().number(attr::LIFETIME, 0).finish_signed(key, fingerprint)
+            }
         };
         actions.push(Action::Answer { five_tuple, bytes });
     }
@@ -442,10 +447,10 @@ impl Server {
             writer = writer.unknown_attributes(&reject.unknown);
         }
         if let Some(server) = reject.alternate {
-            writer = writer.alternate_server(server);
+            writer = writer.address(attr::ALTERNATE_SERVER, server);
         }
         let bytes = match key {
-            Some(key) => writer.finish_signed(key, fingerprint),
+            Some(key) => named(writer, method).finish_signed(key, fingerprint),
             None => writer.finish(None, fingerprint),
         };
         actions.push(Action::Answer { five_tuple, bytes });

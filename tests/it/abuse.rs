@@ -181,7 +181,7 @@ const MESSAGES: &[&str] = &[
 ];
 
 /// A client's frame around `payload`; the first byte is FIN and the type.
-fn frame(first: u8, payload: &[u8], entropy: &mut Entropy) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8], entropy: &mut Entropy) -> Vec<u8> {
     let mut mask = [0; 4];
     entropy.fill(&mut mask);
     let mut frame = vec![first];
@@ -198,7 +198,7 @@ fn frame(first: u8, payload: &[u8], entropy: &mut Entropy) -> Vec<u8> {
 }
 
 /// Opens a WebSocket by hand, writes these bytes and reads until the server closes or is done.
-fn pour(web: SocketAddr, frames: &[u8]) {
+pub(crate) fn pour(web: SocketAddr, frames: &[u8]) {
     let mut stream = TcpStream::connect(web).expect("somebody listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
     let request = format!(

@@ -105,6 +105,17 @@ fn check_warns_of_a_relay_that_no_browser_can_use() {
 }
 
 #[test]
+fn check_warns_of_peers_on_the_address_that_is_relayed_from() {
+    let told = |turn: &str| {
+        let setup = Setup::new(&format!("[turn]\n{turn}"));
+        setup.printed(&["check"]).contains("streams are relayed from 127.0.0.1, so clients")
+    };
+    assert!(told("allow_peers = [\"127.0.0.1\"]\n"));
+    assert!(!told("allow_peers = [\"127.0.0.3\"]\n"));
+    assert!(!told("allow_peers = [\"127.0.0.1\"]\nrelay_addresses = [\"127.0.0.2\"]\n"));
+}
+
+#[test]
 fn check_says_where_a_public_host_leads() {
     let setup = Setup::new(
         "public_host = \"live.example.org\"\n[web]\ntrusted_proxies = [\"127.0.0.1\"]\n\

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 
 /// No event of these tests takes longer; whoever waits for it fails then.
@@ -39,6 +40,24 @@ impl Setup {
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Writes `cert.pem` and `key.pem`, of `live.example.org`, and gives what to trust.
+    pub(crate) fn certify(&self) -> CertificateDer<'static> {
+        let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
+        let made = made.expect("a certificate");
+        for (name, text) in
+            [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())]
+        {
+            std::fs::write(self.directory().join(name), text).expect("a file");
+        }
+        made.cert.der().clone()
+    }
+
+    /// Takes a variable of the environment back, so that the configuration counts.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
         self
     }
 
@@ -93,6 +112,18 @@ impl Setup {
         let script = format!("exec 3>&2; exec script -q -e -f -c 'exec {daemon} 2>&3' /dev/null");
         let mut command = Command::new("sh");
         command.args(["-c", &script]).env_clear().stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Daemon::start(command)
+    }
+
+    /// As [`Setup::start`], within a network namespace; for `tests/namespaces.rs`.
+    #[track_caller]
+    #[allow(dead_code)]
+    pub(crate) fn start_in(&self, namespace: &str) -> Daemon {
+        let own = self.command(&[]);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(own.get_program()).args(own.get_args());
+        command.env_clear().stdin(Stdio::null());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         Daemon::start(command)
     }
@@ -209,9 +240,24 @@ impl Daemon {
         self.address("udp://")
     }
 
+    /// Where the relay listens for IPv6.
+    pub(crate) fn turn_ipv6(&self) -> SocketAddr {
+        let ipv6 = self.listeners.iter().filter_map(|url| url.strip_prefix("udp://["));
+        let found = ipv6.map(|rest| format!("[{rest}")).next().expect("udp://[ is a listener");
+        found.parse().expect("an address")
+    }
+
     /// Where the relay listens for clients over `tcp` or `tls`.
     pub(crate) fn turn_over(&self, transport: &str) -> SocketAddr {
         self.address(&format!("{transport}://"))
+    }
+
+    /// Where the relay listens in one address family; `scheme` is such as `udp://`.
+    pub(crate) fn turn_on(&self, scheme: &str, ipv6: bool) -> SocketAddr {
+        let mut addresses = self.listeners.iter().filter_map(|url| url.strip_prefix(scheme));
+        let found = addresses.find(|address| address.starts_with('[') == ipv6);
+        let found = found.unwrap_or_else(|| panic!("{scheme} is not in {:?}", self.listeners));
+        found.parse().expect("an address")
     }
 
     /// Where metrics and health are served.
@@ -250,12 +296,17 @@ impl Daemon {
         digits.expect("VmRSS is there").parse().expect("a number")
     }
 
+    /// How many descriptors are open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        open.expect("the daemon runs").count()
+    }
+
     /// Sets how many descriptors it may have: `spare` more than it has now.
     pub(crate) fn limit_descriptors(&self, spare: usize) {
-        let id = self.child.id();
-        let open = std::fs::read_dir(format!("/proc/{id}/fd")).expect("the daemon runs").count();
-        let limit = format!("--nofile={}:", open + spare);
-        let status = Command::new("prlimit").args(["--pid", &id.to_string(), &limit]).status();
+        let limit = format!("--nofile={}:", self.descriptors() + spare);
+        let id = self.child.id().to_string();
+        let status = Command::new("prlimit").args(["--pid", &id, &limit]).status();
         assert!(status.expect("prlimit (util-linux) runs").success());
     }
 
@@ -303,10 +354,45 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let end = self.child.try_wait();
+            let log = self.log();
+            let last: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!("the daemon ({end:?}) has said, the latest first:\n{}", last.join("\n"));
+        }
         // Both fail when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether this is the process that `test` wants to run in. If not, `test`, with its path from the
+/// root of this binary, is run once more, alone in a process that `shell` prepares and starts by
+/// `"$@"`.
+pub(crate) fn in_child(test: &str, shell: &str) -> bool {
+    if std::env::var("TURNCAST_TEST_CHILD").is_ok_and(|name| name == test) {
+        return true;
+    }
+    let output = Command::new("sh")
+        .args(["-c", shell, "sh"])
+        .arg(std::env::current_exe().expect("this binary"))
+        .args(["--exact", test, "--nocapture"])
+        .env("TURNCAST_TEST_CHILD", test)
+        .output()
+        .expect("a child process");
+    let (said, errors) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{errors}");
+    eprint!("{errors}");
+    false
+}
+
+/// As [`in_child`], in a network namespace of its own that the commands of `network` set up.
+pub(crate) fn in_network(test: &str, network: &str) -> bool {
+    let unshare = format!(
+        "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; \
+         exec unshare --net $own sh -c '{network} && exec \"$@\"' sh \"$@\""
+    );
+    in_child(test, &unshare)
 }
 
 /// Sends a signal to a process of the test.

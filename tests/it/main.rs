@@ -1,13 +1,21 @@
 //! The integration tests: one binary, one module per part of the product.
 
 mod abuse;
+mod answers;
 mod cli;
+mod conformance;
 mod corpus;
+mod flood;
 mod harness;
 mod hub;
+mod limits;
+mod limits_of_pages;
+mod nat_discovery;
+mod oracle;
 mod privacy;
 mod process;
 mod relay;
+mod soak;
 mod streams;
 mod tcp_relay;
 mod turn_clients;

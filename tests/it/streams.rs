@@ -1,7 +1,7 @@
 //! Clients of the relay over TCP and TLS, through the daemon: framing, deadlines, limits, and what
 //! happens when one of them is slow, silent or gone.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,7 +50,7 @@ fn peer() -> (UdpSocket, SocketAddr) {
 
 /// Reads until the server closes, which it must do in time, and gives what it said before.
 #[track_caller]
-pub(crate) fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn read_to_end(stream: &mut impl Read) -> Vec<u8> {
     let mut read = Vec::new();
     match stream.read_to_end(&mut read) {
         Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("not closed: {error}"),
@@ -66,38 +66,32 @@ fn start_tls(
     versions: &[&'static rustls::SupportedProtocolVersion],
     more: &str,
 ) -> (Daemon, ClientConfig) {
-    start_with_certificate(CONFIG, versions, more)
-}
-
-/// A daemon with a certificate, and what trusts it.
-pub(crate) fn start_with_certificate(
-    config: &str,
-    versions: &[&'static rustls::SupportedProtocolVersion],
-    more: &str,
-) -> (Daemon, ClientConfig) {
-    let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
-    let made = made.expect("a certificate");
-    let config = format!("{config}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n{more}");
-    let setup = Setup::new(&config)
+    let setup = Setup::new(&format!("{CONFIG}{TLS}{more}"))
         .variable("TURNCAST__TURN__LISTEN", "[\"udp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]");
-    let write = |name: &str, text: String| {
-        std::fs::write(setup.directory().join(name), text).expect("a file");
-    };
-    write("cert.pem", made.cert.pem());
-    write("key.pem", made.signing_key.serialize_pem());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let trusting = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let trusting = certify(&setup, versions);
     (setup.start(), trusting)
 }
 
+/// The part of a configuration that names what [`Setup::certify`] writes.
+pub(crate) const TLS: &str = "[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n";
+
+/// Gives the daemon a certificate of its own; the result trusts it, and speaks `versions`.
+pub(crate) fn certify(
+    setup: &Setup,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(setup.certify()).expect("a root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
 pub(crate) fn connect_tls(
-    daemon: &Daemon,
+    server: SocketAddr,
     config: &ClientConfig,
     alpn: &[&str],
 ) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
@@ -105,7 +99,7 @@ pub(crate) fn connect_tls(
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let name = "live.example.org".try_into().expect("a name");
     let tls = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let mut stream = StreamOwned::new(tls, connect(daemon.turn_over("tls")));
+    let mut stream = StreamOwned::new(tls, connect(server));
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
@@ -199,7 +193,7 @@ fn a_bad_frame_closes_the_connection_and_nobody_elses() {
     let daemon = start("");
     let mut other = client(&daemon);
     other.allocate().expect("an allocation");
-    for bad in [&b"\x16\x03\x01\x02\x00"[..], b"POST / HTTP/1.1\r\n", &[0, 1, 0, 7], &[0x50, 0]] {
+    for bad in [&b"\x16\x03\x01\x02\x00"[..], &[0x3F, 0xFF], &[0, 1, 0, 7], &[0x04, 0]] {
         let mut stream = connect(daemon.turn_over("tcp"));
         stream.write_all(&[&BINDING[..], bad].concat()).expect("a write");
         assert_eq!(read_to_end(&mut stream).len(), 32, "what was good before is answered");
@@ -392,6 +386,52 @@ fn a_port_in_reserve_outlives_its_connection_and_is_claimed_over_another_transpo
 }
 
 #[test]
+fn a_port_reserved_on_any_worker_is_claimed_over_tcp_and_tls() {
+    let config = CONFIG.replace("[turn]\n", "[turn]\nworkers = 4\n");
+    let config = format!("{config}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
+    let listen = "[\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]";
+    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", listen);
+    let trusting = certify(&setup, &[&rustls::version::TLS13]);
+    let daemon = setup.start();
+    let (peer, from) = peer();
+    // The kernel picks a worker for each client over UDP: of so many, some are on different ones.
+    for round in 0..16 {
+        let mut plain = Client::new(daemon.turn(), "alice", "password-of-alice-1");
+        let answer = plain.allocate_with(&[(ATTR_EVEN_PORT, &[0x80])]).expect("a pair of ports");
+        let token = answer.get(ATTR_RESERVATION_TOKEN).expect("a token");
+        let lower = relayed_addresses(&answer)[0];
+        let upper = SocketAddr::new(lower.ip(), lower.port() + 1);
+        let taken = UdpSocket::bind(upper).expect_err("the upper port is bound");
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+        let mut claims = if round % 2 == 0 {
+            client(&daemon)
+        } else {
+            let stream = connect_tls(&daemon, &trusting, &["stun.turn"]).expect("a handshake");
+            Client::over(stream, daemon.turn_over("tls"), "alice", "password-of-alice-1")
+        };
+        let token = (ATTR_RESERVATION_TOKEN, &token[..]);
+        let answer = claims.allocate_with(&[token]).expect("the reserved port");
+        assert_eq!(relayed_addresses(&answer), [upper]);
+        // It is good once, over whatever transport.
+        assert_eq!(client(&daemon).allocate_with(&[token]).err(), Some(508));
+        let mut other = Client::new(daemon.turn(), "alice", "password-of-alice-1");
+        assert_eq!(other.allocate_with(&[token]).err(), Some(508));
+        claims.bind_channel(0x4000, from).expect("a channel");
+        claims.send_channel(0x4000, b"hello");
+        assert_eq!(peer.recv_from(&mut [0; 16]).expect("a datagram"), (5, upper));
+        peer.send_to(b"and back", upper).expect("an answer");
+        assert_eq!(claims.receive(), Relayed::Channel(0x4000, b"and back".to_vec()));
+        plain.refresh(0).expect("the end of the lower one");
+        claims.send_channel(0x4000, b"still here");
+        assert_eq!(peer.recv_from(&mut [0; 16]).expect("a datagram"), (10, upper));
+        claims.refresh(0).expect("the end of the upper one");
+        UdpSocket::bind(upper).expect("the upper port is free again");
+    }
+    assert_eq!(daemon.metric("turncast_allocations"), 0);
+    daemon.stop();
+}
+
+#[test]
 fn both_families_are_relayed_for_one_connection() {
     let daemon = start("");
     let mut client = client(&daemon);
@@ -460,7 +500,8 @@ fn tls_is_spoken_in_both_versions_and_by_the_names_of_rfc_7443() {
             (&["stun.nat-discovery"], Some(b"stun.nat-discovery")),
             (&["h2", "stun.nat-discovery", "stun.turn"], Some(b"stun.turn")),
         ] {
-            let stream = connect_tls(&daemon, &config, offered).expect("a handshake");
+            let stream =
+                connect_tls(daemon.turn_over("tls"), &config, offered).expect("a handshake");
             assert_eq!(stream.conn.alpn_protocol(), chosen, "{offered:?}");
             let server = daemon.turn_over("tls");
             let mut client = Client::over(stream, server, "alice", "password-of-alice-1");
@@ -475,7 +516,10 @@ fn tls_is_spoken_in_both_versions_and_by_the_names_of_rfc_7443() {
                 assert_eq!(client.receive(), Relayed::Channel(0x4000, vec![2; len]));
             }
         }
-        assert!(connect_tls(&daemon, &config, &["http/1.1"]).is_err(), "no web server is here");
+        assert!(
+            connect_tls(daemon.turn_over("tls"), &config, &["http/1.1"]).is_err(),
+            "no web server is here"
+        );
         daemon.wait_for_metric("turncast_turn_connections", 0);
         daemon.stop();
     }

@@ -11,6 +11,7 @@ use webrtc_turn::client::{Client, ClientConfig};
 use webrtc_util::Conn;
 
 use crate::harness::{DEADLINE, Daemon, Setup, text};
+use crate::streams::TLS;
 
 const CONFIG: &str = r#"
 [turn]
@@ -21,6 +22,8 @@ allow_peers = ["127.0.0.3"]
 "#;
 
 const ALICE: &[&str] = &["-u", "alice", "-w", "password-of-alice-1"];
+/// The tool makes the name and the password by itself.
+const SECRET: &[&str] = &["-u", "bob", "-W", "shared-secret-of-a-test"];
 
 /// Runs `turnutils_uclient` toward the daemon: two of its own clients talk through the relay.
 /// `-c`: without it the tool asks for EVEN-PORT with a reservation.
@@ -83,8 +86,7 @@ fn uclient_relays_through_pairs_of_ports() {
 #[test]
 fn uclient_relays_with_the_shared_secret() {
     let daemon = Setup::new(CONFIG).start();
-    let secret = ["-u", "bob", "-W", "shared-secret-of-a-test"];
-    assert_all_relayed(&uclient(&daemon, &secret, &["-s", "-n", "50"]), 100);
+    assert_all_relayed(&uclient(&daemon, SECRET, &["-s", "-n", "50"]), 100);
     daemon.wait_for_metric("turncast_allocations", 1);
     daemon.stop();
 }
@@ -143,18 +145,66 @@ fn uclient_relays_tcp_over_tls() {
 
 /// A daemon with a certificate that relays TCP, too.
 fn start_tls() -> Daemon {
-    let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
-    let made = made.expect("a certificate");
-    let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
-    let setup = Setup::new(&config)
+    let setup = Setup::new(&format!("{CONFIG}{TLS}"))
         .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0")
         .variable("TURNCAST__TURN__TCP_RELAY", "true");
-    let write = |name: &str, text: String| {
-        std::fs::write(setup.directory().join(name), text).expect("a file");
-    };
-    write("cert.pem", made.cert.pem());
-    write("key.pem", made.signing_key.serialize_pem());
+    setup.certify();
     setup.start()
+}
+
+/// Runs the tool toward one listener; its allocations must be of the family of `relay` alone, and
+/// all of its messages relayed in both directions.
+#[track_caller]
+fn uclient_relays_from(listen: &str, relay: &str, credential: &[&str], flags: &[&str], count: u64) {
+    let tls = "[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n";
+    let setup = Setup::new(&format!("{CONFIG}{tls}[log]\naddresses = \"full\"\n"))
+        .variable("TURNCAST__TURN__LISTEN", listen);
+    setup.certify();
+    let daemon = setup.start();
+    let transport = listen.split(':').next().expect("a scheme");
+    let output = uclient_to(daemon.turn_over(transport), credential, flags);
+    assert_all_relayed(&output, count);
+    for direction in ["to_peer", "to_client"] {
+        let series = format!("turncast_relayed_packets_total{{direction=\"{direction}\"}}");
+        assert!(daemon.metric(&series) >= count, "{series}");
+    }
+    let log = daemon.stop();
+    let made: Vec<_> = log.lines().filter(|line| line.contains("\"allocation created\"")).collect();
+    assert!(made.len() >= 2, "{log}");
+    let relayed = format!("\"relayed\":\"{relay}:");
+    assert!(made.iter().all(|line| line.contains(&relayed)), "{relayed} in {made:?}");
+}
+
+#[test]
+fn uclient_relays_over_ipv6() {
+    let flags = ["-c", "-x", "-s", "-n", "50"];
+    uclient_relays_from("udp://[::1]:0", "[::1]", SECRET, &flags, 100);
+}
+
+#[test]
+fn uclient_relays_through_pairs_of_ports_over_ipv6() {
+    let flags = ["-x", "-s", "-n", "50"];
+    uclient_relays_from("udp://[::1]:0", "[::1]", ALICE, &flags, 200);
+}
+
+#[test]
+fn uclient_relays_over_ipv6_and_tcp() {
+    let flags = ["-c", "-t", "-x", "-s", "-n", "50"];
+    uclient_relays_from("tcp://[::1]:0", "[::1]", SECRET, &flags, 100);
+}
+
+#[test]
+fn uclient_relays_over_ipv6_and_tls() {
+    let flags = ["-c", "-t", "-S", "-x", "-s", "-n", "50"];
+    uclient_relays_from("tls://[::1]:0", "[::1]", SECRET, &flags, 100);
+}
+
+#[test]
+fn uclient_relays_between_the_families() {
+    let flags = ["-c", "-X", "-s", "-n", "50"];
+    uclient_relays_from("udp://[::1]:0", "127.0.0.1", ALICE, &flags, 100);
+    let flags = ["-c", "-t", "-S", "-x", "-s", "-n", "50"];
+    uclient_relays_from("tls://127.0.0.1:0", "[::1]", ALICE, &flags, 100);
 }
 
 /// The tool draws channel numbers from the range of RFC 5766, of which RFC 8656 keeps a quarter;

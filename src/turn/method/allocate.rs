@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Request, Success, requested_secs};
+use super::{Request, Success, named, requested_secs};
 use crate::credentials::Entropy;
 use crate::metrics::{Limit, WorkerMetrics};
 use crate::net::{Now, TokenBucket};
@@ -17,6 +17,7 @@ use crate::stun::{Class, DecodeError, Method, Writer, attr};
 use crate::turn::authenticate::Holder;
 use crate::turn::bandwidth::burst_bytes;
 use crate::turn::peers::Peers;
+use crate::turn::policy::is_tunnel;
 use crate::turn::ports::PortLease;
 use crate::turn::quota::{Payer, QuotaUnit};
 use crate::turn::reject::{Reject, Why};
@@ -45,15 +46,13 @@ pub(in crate::turn) fn begin(
     request: &Request<'_>,
     actions: &mut Actions,
 ) -> Result<Success, Reject> {
-    // §7.2 step 1 was authentication. Step 2: the five-tuple is in use => 437, unless this is the
-    // request that made the allocation: then its answer was lost, and is the same again.
+    // §7.2 step 1 was authentication. Step 2: the five-tuple is in use.
     if let Some(own) = table.find(&request.five_tuple).and_then(|place| table.get(place)) {
-        let repeated = own.transaction == request.message.transaction_id();
-        let answered = own.pending.is_none() && !own.answer.is_empty();
-        if repeated && answered && matches!(request.caller.holder, Holder::Owner) {
-            return Ok(Success::Repeated(own.answer.clone()));
-        }
-        return Err(Why::AllocationExists.into());
+        return again(own, request);
+    }
+    // §21.4: a client with an address of Teredo or 6to4 => 403.
+    if is_tunnel(request.five_tuple.client.ip()) {
+        return Err(Why::ClientTunneled.into());
     }
     let wish = Wish::read(shared, request)?;
     check_holder(shared, request, &wish)?;
@@ -126,6 +125,17 @@ fn tcp_side(shared: &Shared, request: &Request<'_>, halves: &[Option<Half>; 2]) 
     // All halves have one payer, and with him one bucket.
     let of_payer = halves.iter().flatten().next()?.unit.shared_bandwidth();
     Some(TcpSide::new(connections.share(&request.caller.username, rate, of_payer)))
+}
+
+/// The answer where an allocation is: 437, unless this is the request that made it. Then its answer
+/// was lost, and is the same again.
+fn again(own: &Allocation, request: &Request<'_>) -> Result<Success, Reject> {
+    let repeated = own.transaction == request.message.transaction_id();
+    let answered = own.pending.is_none() && !own.answer.is_empty();
+    if repeated && answered && matches!(request.caller.holder, Holder::Owner) {
+        return Ok(Success::Repeated(own.answer.clone()));
+    }
+    Err(Why::AllocationExists.into())
 }
 
 /// Asks the worker for the socket of each half, or hands over the one that was reserved.
@@ -441,6 +451,7 @@ pub(in crate::turn) fn finish(
         };
         writer = writer.address_error_code(family, code, words);
     }
+    let writer = named(writer, Method::ALLOCATE);
     let answer = writer.finish_signed(&allocation.key, pending.fingerprint);
     allocation.answer.clone_from(&answer);
     answer

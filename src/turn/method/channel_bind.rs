@@ -28,19 +28,29 @@ pub(in crate::turn) fn handle(
     if !CHANNEL_NUMBERS.contains(&number) {
         return Err(Why::ChannelRange.into());
     }
+    // §12.2 checks 3 and 4: neither number nor peer is bound otherwise, or 400.
+    let now = request.now.instant;
+    allocation.peers.bindable(number, address, now)?;
     // §12.2: another family => 443; an address or port that is not allowed => 403.
     let peer = shared.admit(allocation, address)?;
     if address.port() == 0 {
         return Err(Why::PeerForbidden.into());
     }
-    // §12.2 checks 3 and 4: neither number nor peer is bound otherwise, or 400. No room => 508.
+    // §12.2: no room => 508.
     let room = Room::new(&shared.options().limits);
-    let now = request.now.instant;
-    allocation.peers.bind(number, peer, address.port(), room, now).map_err(|why| match why {
-        Unbindable::NumberTaken => Why::ChannelTaken.into(),
-        Unbindable::PeerTaken => Why::PeerTaken.into(),
-        Unbindable::Unpermitted(why) => why.into(),
-        Unbindable::ChannelsFull => Reject::limit(Why::ChannelsFull, Limit::ChannelsPerAllocation),
-    })?;
+    allocation.peers.bind(number, peer, address.port(), room, now)?;
     Ok(Success::Done)
+}
+
+impl From<Unbindable> for Reject {
+    fn from(why: Unbindable) -> Self {
+        match why {
+            Unbindable::NumberTaken => Why::ChannelTaken.into(),
+            Unbindable::PeerTaken => Why::PeerTaken.into(),
+            Unbindable::Unpermitted(why) => why.into(),
+            Unbindable::ChannelsFull => {
+                Self::limit(Why::ChannelsFull, Limit::ChannelsPerAllocation)
+            }
+        }
+    }
 }

@@ -29,7 +29,7 @@ use super::table::Allocation;
 use crate::metrics::{Limit, Method as Label};
 use crate::net::Now;
 use crate::stun::control::{AddressFamily, Control};
-use crate::stun::{Message, Method};
+use crate::stun::{Message, Method, Writer, attr};
 use crate::telemetry::Addr;
 
 /// A request whose sender is proven.
@@ -118,6 +118,15 @@ impl From<Unpermitted> for Reject {
             Unpermitted::Full => Self::limit(Why::PermissionsFull, Limit::PermissionsPerAllocation),
             Unpermitted::TooFast => Self::limit(Why::PeersTooFast, Limit::NewPeers),
         }
+    }
+}
+
+/// Adds SOFTWARE to what is answered to a proven client where RFC 8656, section 5, wants it. No
+/// version: the answer may be read on its way.
+pub(super) fn named(writer: Writer, method: Method) -> Writer {
+    match method {
+        Method::ALLOCATE | Method::REFRESH => writer.attribute(attr::SOFTWARE, b"Turncast"),
+        _ => writer,
     }
 }
 

@@ -14,7 +14,8 @@ use crate::stun::{
 use crate::telemetry::Secret;
 use crate::turn::{
     Action, Actions, BindFailure, DefaultFamily, FiveTuple, FixedUser, HEADROOM, HeldSocket,
-    Limits, Options, RelayAddress, RelayId, Server, Shared, TAILROOM, Transport, Verdict,
+    Limits, NatDiscovery, Options, RelayAddress, RelayId, Server, Shared, TAILROOM, Transport,
+    Verdict,
 };
 
 pub(super) const START_UNIX_SECS: u64 = 1_000_000_000;
@@ -47,6 +48,7 @@ pub(super) fn options() -> Options {
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
         tcp_relay: None,
+        nat_discovery: NatDiscovery::default(),
         host_addresses: vec![both("192.0.2.1").public, both("127.0.0.1").public],
         limits: Limits {
             allocations_per_user: 10,

@@ -482,6 +482,7 @@ mod naive {
         "ff00::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         "2001:db8::-2001:db8:ffff:ffff:ffff:ffff:ffff:ffff",
         "100::-100::ffff:ffff:ffff:ffff",
+        "2002::-2002:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         "::ffff:0:0-::ffff:ffff:ffff",
         "::-::ffff:ffff",
         "64:ff9b:1::-64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
@@ -489,7 +490,7 @@ mod naive {
     ];
 
     /// How many of `SPECIAL_V6` the operator can open; the others are encodings.
-    const OPENED_V6: usize = 8;
+    const OPENED_V6: usize = 9;
 
     pub(super) fn range_v4(index: usize) -> (u32, u32) {
         let (first, last) = SPECIAL_V4[index].split_once('-').expect("a range");

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::bench::Ask;
 use crate::credentials::CredentialHash;
 use crate::stun::{ChannelData, Class, Kind, Message, Method, attr, classify, parse_xor_address};
+use crate::turn::{DiscoveryPair, FiveTuple, NatDiscovery, RelayAddress, Transport};
 
 /// The words of a line behind the first ones: `key=value` and bare ones.
 pub(super) struct Words<'t>(pub(super) Vec<(&'t str, &'t str)>);
@@ -51,6 +52,13 @@ pub(super) fn read_attributes(words: &Words<'_>, ask: &mut Ask) {
             "reserve" => (attr::EVEN_PORT, vec![0x80]),
             "lifetime" => (attr::LIFETIME, number()),
             "text" => (attr::DATA, payload(value)),
+            "change" => {
+                let flag =
+                    |word, bit| if value.split(',').any(|own| own == word) { bit } else { 0 };
+                (attr::CHANGE_REQUEST, vec![0, 0, 0, flag("ip", 4) | flag("port", 2)])
+            }
+            "port" => (attr::RESPONSE_PORT, [&number()[2..], &[0; 2]].concat()),
+            "padding" => (attr::PADDING, vec![b'x'; value.parse().expect("a number")]),
             "attr" => attribute(value),
             _ => continue,
         });
@@ -99,17 +107,26 @@ pub(super) fn show(payload: &[u8]) -> String {
     }
 }
 
-/// An address that is not XORed.
-fn alternate(value: &[u8]) -> SocketAddr {
+/// An address that is not XORed, or whatever else is not told in another way.
+fn plain(kind: u16, value: &[u8]) -> String {
+    let name = match kind {
+        attr::ALTERNATE_SERVER => "alternate",
+        attr::MAPPED_ADDRESS => "plain",
+        attr::RESPONSE_ORIGIN => "origin",
+        attr::OTHER_ADDRESS => "other",
+        attr::PADDING => return format!("padding({})", value.len()),
+        _ => return format!("{kind:04x}"),
+    };
     let port = u16::from_be_bytes([value[2], value[3]]);
-    match value {
+    let address = match value {
         [0, 1, _, _, a, b, c, d] => SocketAddr::from(([*a, *b, *c, *d], port)),
         [0, 2, _, _, ip @ ..] => {
             let ip: [u8; 16] = ip.try_into().expect("an IPv6 address");
             SocketAddr::from((ip, port))
         }
         _ => panic!("no address: {value:?}"),
-    }
+    };
+    format!("{name}={address}")
 }
 
 /// The hash of `hash=`.
@@ -119,6 +136,38 @@ pub(super) fn credential_hash(text: &str) -> CredentialHash {
         "sha256" => CredentialHash::Sha256,
         other => panic!("no hash: {other}"),
     }
+}
+
+/// `A1,A2,P1,P2`, each address with `/LOCAL` behind a NAT; what is not A1:P1 is there for
+/// discovery alone.
+pub(super) fn nat_discovery(text: &str) -> NatDiscovery {
+    let parts: Vec<&str> = text.split(',').collect();
+    let address = |text: &str| {
+        let (public, local) = text.split_once('/').unwrap_or((text, text));
+        let ip = |text: &str| text.parse().expect("an address");
+        RelayAddress { public: ip(public), local: ip(local) }
+    };
+    let port = |text: &str| text.parse::<u16>().expect("a port");
+    let addresses = [address(parts[0]), address(parts[1])];
+    let ports = [port(parts[2]), port(parts[3])];
+    let more = [(0, 1), (1, 0), (1, 1)];
+    let more = more.map(|(a, p)| SocketAddr::new(addresses[a].local, ports[p]));
+    NatDiscovery { pairs: vec![DiscoveryPair { addresses, ports }], listeners: more.to_vec() }
+}
+
+/// The way that a client's line takes: `at=` and `over=tcp`, else the usual one.
+pub(super) fn sent(words: &[&str], usual: FiveTuple) -> FiveTuple {
+    let words = Words::parse(words);
+    let at = words.get("at").map(|at| at.parse().expect("an address"));
+    let transport = if words.has("over") { Transport::Tcp } else { usual.transport };
+    FiveTuple { transport, server: at.unwrap_or(usual.server), ..usual }
+}
+
+/// What is not usual about the way that an answer took.
+pub(super) fn way(usual: FiveTuple, taken: FiveTuple) -> String {
+    let from = (taken.server != usual.server).then(|| format!(" from {}", taken.server));
+    let to = (taken.client != usual.client).then(|| format!(" to {}", taken.client));
+    [from, to].into_iter().flatten().collect()
 }
 
 /// The class and method of a client's line.
@@ -178,7 +227,6 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
                 assert_eq!(value[..2], [0, 0]);
                 format!("icmp={}/{}/{}", value[2], value[3], u32::from_be_bytes(data))
             }
-            attr::ALTERNATE_SERVER => format!("alternate={}", alternate(value)),
             attr::RESERVATION_TOKEN => format!("token({})", value.len()),
             attr::ADDRESS_ERROR_CODE => {
                 let (code, phrase) = coded(value);
@@ -205,7 +253,8 @@ pub(super) fn describe(bytes: &[u8], key: Option<&[u8]>) -> String {
                 assert_eq!(message.fingerprint_ok(), Some(true));
                 "fingerprint".to_owned()
             }
-            other => format!("{other:04x}"),
+            attr::SOFTWARE => "software".to_owned(),
+            other => plain(other, value),
         };
         write!(text, " {word}").expect("a string takes all");
     }

@@ -105,6 +105,7 @@ async fn a_reader_that_stops_loses_its_connection() {
     stream.write_all(request.as_bytes()).await.expect("written");
     until(|| server.metrics.connections.value() == 1).await;
     until(|| server.metrics.connections.value() == 0).await;
+    assert_eq!(server.metrics.limits(Limit::WriteStall), 1);
 }
 
 #[tokio::test]

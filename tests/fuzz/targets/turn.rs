@@ -14,11 +14,16 @@ use turncast::stun::{
 };
 use turncast::telemetry::Secret;
 use turncast::turn::{
-    Action, Actions, DefaultFamily, FiveTuple, FixedUser, HEADROOM, HeldSocket, Icmp, Limits,
-    Options, RelayAddress, RelayId, Server, Shared, TAILROOM, TcpLimits, Transport, Verdict,
+    Action, Actions, DefaultFamily, DiscoveryPair, FiveTuple, FixedUser, HEADROOM, HeldSocket,
+    Icmp, Limits, NatDiscovery, Options, RelayAddress, RelayId, Server, Shared, TAILROOM,
+    TcpLimits, Transport, Verdict,
 };
 
 const REALM: &str = "turncast";
+
+/// A client who has no credential.
+const STRANGER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 2)), 6000);
 
 /// A script: steps of an opcode, a length (16 bits) and so many bytes.
 ///
@@ -94,7 +99,7 @@ impl Script {
                 self.server.handle_timeout(self.now, &mut actions);
                 self.carry_out(actions);
             }
-            (4, _) => self.client_says(address("198.51.100.2:6000"), bytes),
+            (4, _) => self.client_says(STRANGER, bytes),
             (5, _) => {
                 let protocol = if self.transport == Transport::Tcp { 6 } else { 17 };
                 self.request(Method::ALLOCATE, |writer| {
@@ -204,7 +209,11 @@ impl Script {
     fn carry_out(&mut self, actions: Actions) {
         for action in actions {
             match action {
-                Action::Answer { bytes, .. } => {
+                Action::Answer { five_tuple, bytes } => {
+                    let hosts = [self.client.ip(), STRANGER.ip()];
+                    assert!(hosts.contains(&five_tuple.client.ip()), "nobody else is answered");
+                    let own = options().nat_discovery.pairs[0].addresses;
+                    assert!(own.iter().any(|own| own.local == five_tuple.server.ip()));
                     let answer = Message::parse(&bytes).expect("our own answers are well-formed");
                     assert_ne!(answer.class(), Class::Request);
                     if let Some(nonce) = answer.first(attr::NONCE) {
@@ -269,6 +278,14 @@ fn address(text: &str) -> SocketAddr {
     text.parse().expect("a constant address")
 }
 
+/// The usual server is one of the four, and two of them serve Binding alone.
+fn discovery() -> NatDiscovery {
+    let own = |text: &str| RelayAddress { public: address(text).ip(), local: address(text).ip() };
+    let addresses = [own("198.51.100.10:0"), own("198.51.100.11:0")];
+    let listeners = vec![address("198.51.100.11:3478"), address("198.51.100.11:3479")];
+    NatDiscovery { pairs: vec![DiscoveryPair { addresses, ports: [3478, 3479] }], listeners }
+}
+
 fn options() -> Options {
     let own = address("198.51.100.10:0").ip();
     Options {
@@ -291,6 +308,7 @@ fn options() -> Options {
             connections_per_allocation: 2,
             pending_per_allocation: 2,
         }),
+        nat_discovery: discovery(),
         host_addresses: vec![own],
         limits: Limits {
             allocations_per_user: 2,

@@ -44,6 +44,16 @@ impl Client {
     pub(crate) fn new(server: SocketAddr, username: &str, password: &str) -> Self {
         let any = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
         let socket = UdpSocket::bind(any).expect("a client socket");
+        Self::with(socket, server, username, password)
+    }
+
+    /// The same with a socket that is bound already.
+    pub(crate) fn with(
+        socket: UdpSocket,
+        server: SocketAddr,
+        username: &str,
+        password: &str,
+    ) -> Self {
         socket.connect(server).expect("a route to the server");
         socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         let (username, password) = (username.to_owned(), password.to_owned());
@@ -59,6 +69,11 @@ impl Client {
     ) -> Self {
         let stream: Box<dyn Stream> = Box::new(stream);
         Self { stream: Some(RefCell::new(stream)), ..Self::new(server, username, password) }
+    }
+
+    /// The name that it signs with.
+    pub(crate) fn username(&self) -> &str {
+        &self.username
     }
 
     /// The mapped address that a Binding request is answered with.

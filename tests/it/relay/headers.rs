@@ -1,7 +1,7 @@
 //! What stands in the IP header, and what comes back instead of a datagram.
 
 use std::io::Read;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -10,7 +10,7 @@ use turncast::relay::Options;
 use turncast::turn;
 use webrtc_stun::attributes as attr;
 
-use super::client::{DEADLINE, Relayed, relayed_addresses};
+use super::client::{Client, DEADLINE, Relayed, relayed_addresses};
 use super::{Fixture, engine, in_child, ip, peer, wait_until};
 
 /// A peer that holds its port and is connected elsewhere, so the kernel answers by ICMP.
@@ -38,12 +38,18 @@ fn a_closed_port_is_told_by_an_indication() {
     assert_eq!(fixture.dropped(DropReason::SendFailed), 0);
 }
 
+/// A loopback of its own with addresses of IPv6 for a relay and a peer. The kernel gives them their
+/// routes a little later than it says so.
+const OWN_NETWORK_OF_BOTH: &str = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; \
+     exec unshare --net $own sh -c 'ip link set lo mtu 1500 up && \
+     ip address add fd00::1/128 dev lo nodad && ip address add fd00::2/128 dev lo nodad && \
+     until [ \"$(ip -6 route show table local | grep -c fd00::)\" = 2 ]; do :; done && \
+     exec \"$@\"' sh \"$@\"";
+
 #[test]
 fn a_closed_port_of_ipv6_is_told_by_an_indication() {
-    let network = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; exec unshare --net $own \
-         sh -c 'ip link set lo up && ip address add fd00::1/128 dev lo nodad && \
-         ip address add fd00::2/128 dev lo nodad && exec \"$@\"' sh \"$@\"";
-    if !in_child("headers::a_closed_port_of_ipv6_is_told_by_an_indication", network) {
+    let test = "headers::a_closed_port_of_ipv6_is_told_by_an_indication";
+    if !in_child(test, OWN_NETWORK_OF_BOTH) {
         return;
     }
     let mut engine = engine();
@@ -102,26 +108,46 @@ struct Packet {
 }
 
 /// Sees every datagram to one address as it comes off the wire.
-struct Wire(Socket);
+struct Wire {
+    socket: Socket,
+    address: SocketAddr,
+}
 
 impl Wire {
     fn to(address: SocketAddr) -> Self {
-        let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).expect("a raw socket");
-        raw.bind(&SocketAddr::new(address.ip(), 0).into()).expect("an address");
-        raw.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-        Self(raw)
+        // A raw socket of IPv6 does not show the header; one below it does, as it arrives.
+        let socket = match address {
+            SocketAddr::V4(_) => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)),
+            SocketAddr::V6(_) => {
+                let ethertype = Protocol::from(i32::from(0x86DD_u16.to_be()));
+                Socket::new(Domain::PACKET, Type::DGRAM, Some(ethertype))
+            }
+        };
+        let socket = socket.expect("a raw socket");
+        if address.is_ipv4() {
+            socket.bind(&SocketAddr::new(address.ip(), 0).into()).expect("an address");
+        }
+        socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        Self { socket, address }
     }
 
-    /// The next datagram to `port`.
-    fn next(&mut self, port: u16) -> Packet {
+    /// The next datagram.
+    fn next(&mut self) -> Packet {
         let mut bytes = [0; 65_536];
         loop {
-            let len = self.0.read(&mut bytes).expect("a packet in time");
-            let header = usize::from(bytes[0] & 0x0F) * 4;
-            if bytes[header + 2..header + 4] == port.to_be_bytes() {
-                let dont_fragment = bytes[6] & 0x40 != 0;
+            let len = self.socket.read(&mut bytes).expect("a packet in time");
+            let (header, class) = match self.address {
+                SocketAddr::V4(_) => (usize::from(bytes[0] & 0x0F) * 4, bytes[1]),
+                SocketAddr::V6(_) => (40, bytes[0] << 4 | bytes[1] >> 4),
+            };
+            let to = match self.address.ip() {
+                IpAddr::V4(ip) => bytes[16..20] == ip.octets(),
+                IpAddr::V6(ip) => bytes[6] == 17 && bytes[24..40] == ip.octets(),
+            };
+            if to && bytes[header + 2..header + 4] == self.address.port().to_be_bytes() {
+                let dont_fragment = self.address.is_ipv4() && bytes[6] & 0x40 != 0;
                 let payload = bytes[header + 8..len].to_vec();
-                return Packet { class: bytes[1], dont_fragment, payload };
+                return Packet { class, dont_fragment, payload };
             }
         }
     }
@@ -131,36 +157,82 @@ impl Wire {
 const OWN_NETWORK: &str = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; exec unshare --net \
      $own sh -c 'ip link set lo mtu 1500 up && exec \"$@\"' sh \"$@\"";
 
+fn set_class(socket: &UdpSocket, class: u8) {
+    let local = socket.local_addr().expect("bound");
+    let socket = SockRef::from(socket);
+    let set = match local {
+        SocketAddr::V4(_) => socket.set_tos_v4(class.into()),
+        SocketAddr::V6(_) => socket.set_tclass_v6(class.into()),
+    };
+    set.expect("a class");
+}
+
+/// Whether what goes from a client of one family over a relayed address of another keeps its
+/// class, both ways, in indications and in a channel.
+fn keeps_the_class(client: &str, relay: &str, peer: &str) {
+    let mut engine = engine();
+    engine.relay_addresses = vec![turn::RelayAddress { public: ip(relay), local: ip(relay) }];
+    let prefix = if ip(peer).is_ipv4() { 32 } else { 128 };
+    engine.allow_peers = vec![format!("{peer}/{prefix}").parse().expect("a prefix")];
+    engine.default_family = turn::DefaultFamily::Client;
+    let listen = if ip(client).is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let fixture = Fixture::start_with(&[listen], 1, engine, Options::default());
+    let server = SocketAddr::new(ip(client), fixture.server.port());
+    let mut client = Client::new(server, "alice", "wonder");
+    let answer = client.allocate_with(&[]).expect("an allocation");
+    let relayed = relayed_addresses(&answer)[0];
+    assert_eq!(relayed.ip(), ip(relay));
+    let peer = UdpSocket::bind((peer, 0)).expect("a peer socket");
+    let (to, here) = (peer.local_addr(), client.socket.local_addr());
+    let (to, here) = (to.expect("an address"), here.expect("an address"));
+    client.permit(&[to]).expect("a permission");
+    let (mut to_peer, mut to_client) = (Wire::to(to), Wire::to(here));
+    for channel in [false, true] {
+        if channel {
+            client.bind_channel(0x4000, to).expect("a channel");
+        }
+        // Expedited forwarding, ECT(0), congestion experienced, all bits, and nothing again.
+        for class in [0xB8, 0x02, 0x03, 0xFF, 0x00] {
+            set_class(&client.socket, class);
+            set_class(&peer, class);
+            match channel {
+                false => client.send_indication(to, b"there"),
+                true => client.send_channel(0x4000, b"there"),
+            }
+            let payload = b"there".to_vec();
+            assert_eq!(to_peer.next(), Packet { class, dont_fragment: false, payload });
+            peer.send_to(b"back", relayed).expect("a send");
+            // Answers to requests are ours, and of the default class.
+            let found = std::iter::repeat_with(|| to_client.next());
+            let mut back = found.filter(|packet| packet.payload.windows(4).any(|at| at == b"back"));
+            assert_eq!(back.next().map(|packet| packet.class), Some(class));
+        }
+    }
+}
+
 #[test]
 fn dscp_and_ecn_are_handed_on_both_ways() {
     if !in_child("headers::dscp_and_ecn_are_handed_on_both_ways", OWN_NETWORK) {
         return;
     }
-    let fixture = Fixture::start(&["0.0.0.0:0"], 1);
-    let server = SocketAddr::from(([127, 0, 0, 1], fixture.server.port()));
-    let mut client = super::Client::new(server, "alice", "wonder");
-    let relayed = client.allocate().expect("an allocation");
-    let (peer, to) = peer();
-    client.permit(&[to]).expect("a permission");
-    let here = client.socket.local_addr().expect("an address");
-    let (mut to_peer, mut to_client) = (Wire::to(to), Wire::to(here));
-    // Expedited forwarding, ECT(0), congestion experienced, all bits, and nothing again.
-    for (round, class) in [0xB8, 0x02, 0x03, 0xFF, 0x00].into_iter().enumerate() {
-        if round == 3 {
-            client.bind_channel(0x4000, to).expect("a channel");
-        }
-        SockRef::from(&client.socket).set_tos_v4(class.into()).expect("a class");
-        SockRef::from(&peer).set_tos_v4(class.into()).expect("a class");
-        client.send_indication(to, b"there");
-        let payload = b"there".to_vec();
-        let expected = Packet { class, dont_fragment: false, payload };
-        assert_eq!(to_peer.next(to.port()), expected);
-        peer.send_to(b"back", relayed).expect("a send");
-        // Answers to requests are ours, and of the default class.
-        let found = std::iter::repeat_with(|| to_client.next(here.port()));
-        let mut relayed = found.filter(|packet| packet.payload.windows(4).any(|at| at == b"back"));
-        assert_eq!(relayed.next().map(|packet| packet.class), Some(class));
+    keeps_the_class("127.0.0.1", "127.0.0.2", "127.0.0.3");
+}
+
+#[test]
+fn dscp_and_ecn_are_handed_on_over_ipv6() {
+    if !in_child("headers::dscp_and_ecn_are_handed_on_over_ipv6", OWN_NETWORK_OF_BOTH) {
+        return;
     }
+    keeps_the_class("::1", "fd00::2", "fd00::1");
+}
+
+#[test]
+fn dscp_and_ecn_are_handed_on_between_the_families() {
+    if !in_child("headers::dscp_and_ecn_are_handed_on_between_the_families", OWN_NETWORK_OF_BOTH) {
+        return;
+    }
+    keeps_the_class("::1", "127.0.0.2", "127.0.0.3");
+    keeps_the_class("127.0.0.1", "fd00::2", "fd00::1");
 }
 
 #[test]
@@ -186,7 +258,7 @@ fn dont_fragment_is_set_for_the_datagram_that_asks_for_it() {
             [("parts", false), ("whole", true), ("channel", false), ("whole", true)]
         {
             let payload = text.as_bytes().to_vec();
-            assert_eq!(wire.next(to.port()), Packet { class: 0, dont_fragment, payload });
+            assert_eq!(wire.next(), Packet { class: 0, dont_fragment, payload });
         }
     }
     // What is too large for the link goes in parts, or is told of.

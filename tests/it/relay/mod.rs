@@ -5,7 +5,6 @@ pub(crate) mod client;
 mod headers;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use turncast::turn;
 use webrtc_turn::client::ClientConfig;
 use webrtc_util::Conn;
 
+use crate::harness::{in_child, in_network};
 use client::{Client, DEADLINE, Relayed};
 
 /// A relay with the fixed user `alice`, whose password is `wonder`.
@@ -100,6 +100,7 @@ fn engine() -> turn::Options {
         default_family: turn::DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
         tcp_relay: None,
+        nat_discovery: turn::NatDiscovery::default(),
         host_addresses: vec![ip(&own), ip("127.0.0.1"), ip("127.0.0.3"), ip("::1")],
         limits: turn::Limits {
             allocations_per_user: 1_000,
@@ -419,7 +420,7 @@ fn a_flood_of_rubbish_starves_nobody() {
 
 #[test]
 fn a_worker_without_descriptors_refuses_and_recovers() {
-    let test = "a_worker_without_descriptors_refuses_and_recovers";
+    let test = "relay::a_worker_without_descriptors_refuses_and_recovers";
     if !in_child(test, "ulimit -n 100 && exec \"$@\"") {
         return;
     }
@@ -447,12 +448,8 @@ fn a_failed_send_is_counted_and_ends_nothing() {
     // A network with one silent neighbour and no default route.
     let network = "ip link set lo up && ip link add here type veth peer name there && \
                    ip address add 203.0.113.1/24 dev here && ip link set here up && \
-                   ip link set there up && exec \"$@\"";
-    let unshare = format!(
-        "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; \
-         exec unshare --net $own sh -c '{network}' sh \"$@\""
-    );
-    if !in_child("a_failed_send_is_counted_and_ends_nothing", &unshare) {
+                   ip link set there up";
+    if !in_network("relay::a_failed_send_is_counted_and_ends_nothing", network) {
         return;
     }
     let here = ip("203.0.113.1");
@@ -482,23 +479,4 @@ fn a_failed_send_is_counted_and_ends_nothing() {
     assert_eq!(fixture.metrics.allocations(), 2);
     client.refresh(600).expect("the allocation lives");
     other.refresh(600).expect("the allocation lives");
-}
-
-/// Whether this is the process that `test` wants to run in. If not, `test` is run once more, alone
-/// in a process that `shell` prepares and starts by `"$@"`.
-fn in_child(test: &str, shell: &str) -> bool {
-    if std::env::var("TURNCAST_TEST_CHILD").is_ok_and(|name| name == test) {
-        return true;
-    }
-    let output = Command::new("sh")
-        .args(["-c", shell, "sh"])
-        .arg(std::env::current_exe().expect("this binary"))
-        .args(["--exact", &format!("relay::{test}"), "--nocapture"])
-        .env("TURNCAST_TEST_CHILD", test)
-        .output()
-        .expect("a child process");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
-    false
 }

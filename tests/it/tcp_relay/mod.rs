@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::relay::client::Client;
-use crate::streams::{connect, connect_tls, start_with_certificate};
+use crate::streams::{TLS, certify, connect, connect_tls};
 
 const CONFIG: &str = r#"
 [turn]
@@ -183,9 +183,12 @@ fn what_follows_the_request_at_once_is_the_peers() {
 
 #[test]
 fn data_connections_work_over_tls_beside_tcp() {
-    let (daemon, config) = start_with_certificate(CONFIG, &[&rustls::version::TLS13], "");
+    let setup = Setup::new(&format!("{CONFIG}{TLS}"))
+        .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
+    let config = certify(&setup, &[&rustls::version::TLS13]);
+    let daemon = setup.start();
     let tls = daemon.turn_over("tls");
-    let open = || connect_tls(&daemon, &config, &["stun.turn"]).expect("a handshake");
+    let open = || connect_tls(tls, &config, &["stun.turn"]).expect("a handshake");
     let mut client = Client::over(open(), tls, "alice", "password-of-alice-1");
     let relayed = client.allocate_tcp().expect("a TCP allocation");
     let peer = Waiting::new();

@@ -2,7 +2,7 @@
 
 use super::Script;
 use crate::turn::tests::bench::fixed;
-use crate::turn::tests::words::{Words, credential_hash};
+use crate::turn::tests::words::{Words, credential_hash, nat_discovery};
 use crate::turn::{DefaultFamily, RelayAddress, TcpLimits};
 
 impl Script {
@@ -26,6 +26,7 @@ impl Script {
                 "dont_fragment" => options.dont_fragment = value == "yes",
                 "default_family" => options.default_family = DefaultFamily::Client,
                 "alternate" => options.alternate_servers.push(value.parse().expect("a server")),
+                "discovery" => options.nat_discovery = nat_discovery(value),
                 "nonce" => limits.nonce_secs = number(),
                 "bandwidth" => limits.bandwidth_per_allocation_bytes_per_sec = number().into(),
                 "bandwidth_in_all" => limits.bandwidth_bytes_per_sec = number().into(),

@@ -34,6 +34,7 @@ impl Script {
     /// the same; `hidden`: USERHASH instead; `password=`, `realm=`, `nonce=stale|wrong|other|TEXT`,
     /// `without=ATTR`; `algorithm=md5|sha256` with PASSWORD-ALGORITHMS, which `algorithms=HEX`
     /// replaces; `integrity=sha1|sha256|both`, `cut=BYTES` of it; `tx=` a transaction id; `peer=`,
+    /// `at=` another address of ours, `over=tcp`; `change=`, `port=`, `padding=` (RFC 5780);
     /// `channel=`, `transport=`, `family=`, `additional=`, `lifetime=`, `text=`, `even`, `reserve`
     /// (EVEN-PORT), `token` (the last one told), `id=`
     /// (the CONNECTION-ID of that number), `attr=KIND:HEX`, `behind=KIND:HEX` (after the

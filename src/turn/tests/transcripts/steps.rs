@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use super::Script;
 use crate::stun::{Message, attr};
 use crate::turn::tests::bench::bind_failure;
-use crate::turn::tests::words::{describe, payload, show};
-use crate::turn::{Action, Actions, HEADROOM, HeldSocket, Icmp, RelayId, TAILROOM, Verdict};
+use crate::turn::tests::words::{describe, payload, sent, show, way};
+use crate::turn::{
+    Action, Actions, FiveTuple, HEADROOM, HeldSocket, Icmp, RelayId, TAILROOM, Verdict,
+};
 
 impl Script {
     pub(super) fn step(&mut self, words: &[&str], out: &mut String) {
@@ -48,7 +50,7 @@ impl Script {
                 let datagram = self.datagram(name, rest);
                 let client = self.clients.get_mut(name).expect("a client");
                 client.last.clone_from(&datagram);
-                let from = client.five_tuple;
+                let from = sent(rest, client.five_tuple);
                 let bench = self.bench();
                 let now = bench.now;
                 let verdict = bench.server.handle_client(now, from, &datagram, &mut actions);
@@ -72,17 +74,22 @@ impl Script {
         let mut more = Actions::new();
         for action in actions {
             match action {
-                Action::Answer { five_tuple, bytes } => {
+                Action::Answer { five_tuple: taken, bytes } => {
                     let message = Message::parse(&bytes).expect("a message");
                     if let Some(token) = message.first(attr::RESERVATION_TOKEN) {
                         self.token = token.to_vec();
                     }
-                    let mut clients = self.clients.iter();
-                    let (name, client) =
-                        clients.find(|(_, client)| client.five_tuple == five_tuple).expect("known");
+                    let to = taken.client;
+                    let far = |known: FiveTuple| {
+                        let other_ip = known.client.ip() != to.ip();
+                        (known.client != to, known.transport != taken.transport, other_ip)
+                    };
+                    let known = self.clients.iter().min_by_key(|(_, known)| far(known.five_tuple));
+                    let (name, client) = known.expect("known");
                     let answer = describe(&bytes, client.key.as_deref());
                     let answer = self.connections.describe(&bytes, answer);
-                    writeln!(out, "< {name} {answer}").expect("a string takes all");
+                    let way = way(client.five_tuple, taken);
+                    writeln!(out, "< {name} {answer}{way}").expect("a string takes all");
                 }
                 Action::Bind { relay, local } => {
                     writeln!(out, "< bind {local}").expect("a string takes all");
