@@ -62,6 +62,7 @@ pub(crate) fn limit(name: &str) -> String {
     format!("turncast_limit_hits_total{{limit=\"{name}\"}}")
 }
 
+/// A daemon with a certificate, and what trusts it.
 fn start_tls(
     versions: &[&'static rustls::SupportedProtocolVersion],
     more: &str,
@@ -388,11 +389,11 @@ fn a_port_in_reserve_outlives_its_connection_and_is_claimed_over_another_transpo
 #[test]
 fn a_port_reserved_on_any_worker_is_claimed_over_tcp_and_tls() {
     let config = CONFIG.replace("[turn]\n", "[turn]\nworkers = 4\n");
-    let config = format!("{config}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
     let listen = "[\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]";
-    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", listen);
+    let setup = Setup::new(&format!("{config}{TLS}")).variable("TURNCAST__TURN__LISTEN", listen);
     let trusting = certify(&setup, &[&rustls::version::TLS13]);
     let daemon = setup.start();
+    let tls = daemon.turn_over("tls");
     let (peer, from) = peer();
     // The kernel picks a worker for each client over UDP: of so many, some are on different ones.
     for round in 0..16 {
@@ -406,8 +407,8 @@ fn a_port_reserved_on_any_worker_is_claimed_over_tcp_and_tls() {
         let mut claims = if round % 2 == 0 {
             client(&daemon)
         } else {
-            let stream = connect_tls(&daemon, &trusting, &["stun.turn"]).expect("a handshake");
-            Client::over(stream, daemon.turn_over("tls"), "alice", "password-of-alice-1")
+            let stream = connect_tls(tls, &trusting, &["stun.turn"]).expect("a handshake");
+            Client::over(stream, tls, "alice", "password-of-alice-1")
         };
         let token = (ATTR_RESERVATION_TOKEN, &token[..]);
         let answer = claims.allocate_with(&[token]).expect("the reserved port");

@@ -156,8 +156,7 @@ fn start_tls() -> Daemon {
 /// all of its messages relayed in both directions.
 #[track_caller]
 fn uclient_relays_from(listen: &str, relay: &str, credential: &[&str], flags: &[&str], count: u64) {
-    let tls = "[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n";
-    let setup = Setup::new(&format!("{CONFIG}{tls}[log]\naddresses = \"full\"\n"))
+    let setup = Setup::new(&format!("{CONFIG}{TLS}[log]\naddresses = \"full\"\n"))
         .variable("TURNCAST__TURN__LISTEN", listen);
     setup.certify();
     let daemon = setup.start();

@@ -38,14 +38,17 @@ const FLAGS = [
  * @param {object} [options]
  * @param {string} [options.namespace] where it runs
  * @param {string} [options.secureOrigin] a plain origin that counts as secure
+ * @param {string} [options.home] whose store of certificates it trusts
  */
-export async function startBrowser({ namespace, secureOrigin } = {}) {
+export async function startBrowser({ namespace, secureOrigin, home } = {}) {
   const folder = await mkdtemp(path.join(tmpdir(), "turncast-chromium-"));
   const netLog = path.join(folder, "net.json");
   const flags = [...FLAGS, `--log-net-log=${netLog}`];
   if (secureOrigin) flags.push(`--unsafely-treat-insecure-origin-as-secure=${secureOrigin}`);
   const executablePath = namespace ? await wrapper(folder, namespace) : CHROMIUM;
-  const browser = await chromium.launch({ executablePath, args: flags });
+  // Without one of the test's own it would trust whatever the person who runs this does.
+  const env = { ...process.env, HOME: home ?? folder };
+  const browser = await chromium.launch({ executablePath, args: flags, env });
   return new Browser(browser, folder, netLog);
 }
 

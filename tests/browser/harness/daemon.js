@@ -56,6 +56,8 @@ class Daemon {
     this.log = [];
     this.web = "";
     this.admin = "";
+    /** The relay's last listener, with its scheme. */
+    this.turn = "";
     child.stdout.resume();
   }
 
@@ -84,6 +86,7 @@ class Daemon {
     this.log.push(fields);
     const { listener = "" } = fields;
     if (fields.message === "listening" && listener.startsWith("http")) this.web = listener;
+    if (fields.message === "listening" && /^(udp|tcp|tls):/.test(listener)) this.turn = listener;
     if (fields.message === "listening" && listener.startsWith("admin ")) {
       this.admin = listener.slice("admin ".length);
     }

@@ -11,7 +11,8 @@ use turncast::turn;
 use webrtc_stun::attributes as attr;
 
 use super::client::{Client, DEADLINE, Relayed, relayed_addresses};
-use super::{Fixture, engine, in_child, ip, peer, wait_until};
+use super::{Fixture, engine, ip, peer, wait_until};
+use crate::harness::in_network;
 
 /// A peer that holds its port and is connected elsewhere, so the kernel answers by ICMP.
 fn closed_peer() -> (UdpSocket, SocketAddr) {
@@ -40,16 +41,14 @@ fn a_closed_port_is_told_by_an_indication() {
 
 /// A loopback of its own with addresses of IPv6 for a relay and a peer. The kernel gives them their
 /// routes a little later than it says so.
-const OWN_NETWORK_OF_BOTH: &str = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; \
-     exec unshare --net $own sh -c 'ip link set lo mtu 1500 up && \
+const OWN_NETWORK_OF_BOTH: &str = "ip link set lo mtu 1500 up && \
      ip address add fd00::1/128 dev lo nodad && ip address add fd00::2/128 dev lo nodad && \
-     until [ \"$(ip -6 route show table local | grep -c fd00::)\" = 2 ]; do :; done && \
-     exec \"$@\"' sh \"$@\"";
+     until [ \"$(ip -6 route show table local | grep -c fd00::)\" = 2 ]; do :; done";
 
 #[test]
 fn a_closed_port_of_ipv6_is_told_by_an_indication() {
-    let test = "headers::a_closed_port_of_ipv6_is_told_by_an_indication";
-    if !in_child(test, OWN_NETWORK_OF_BOTH) {
+    let test = "relay::headers::a_closed_port_of_ipv6_is_told_by_an_indication";
+    if !in_network(test, OWN_NETWORK_OF_BOTH) {
         return;
     }
     let mut engine = engine();
@@ -154,8 +153,7 @@ impl Wire {
 }
 
 /// A loopback of its own with a small MTU, and the right to see its packets.
-const OWN_NETWORK: &str = "own=; [ \"$(id -u)\" = 0 ] || own=--map-root-user; exec unshare --net \
-     $own sh -c 'ip link set lo mtu 1500 up && exec \"$@\"' sh \"$@\"";
+const OWN_NETWORK: &str = "ip link set lo mtu 1500 up";
 
 fn set_class(socket: &UdpSocket, class: u8) {
     let local = socket.local_addr().expect("bound");
@@ -212,7 +210,7 @@ fn keeps_the_class(client: &str, relay: &str, peer: &str) {
 
 #[test]
 fn dscp_and_ecn_are_handed_on_both_ways() {
-    if !in_child("headers::dscp_and_ecn_are_handed_on_both_ways", OWN_NETWORK) {
+    if !in_network("relay::headers::dscp_and_ecn_are_handed_on_both_ways", OWN_NETWORK) {
         return;
     }
     keeps_the_class("127.0.0.1", "127.0.0.2", "127.0.0.3");
@@ -220,7 +218,7 @@ fn dscp_and_ecn_are_handed_on_both_ways() {
 
 #[test]
 fn dscp_and_ecn_are_handed_on_over_ipv6() {
-    if !in_child("headers::dscp_and_ecn_are_handed_on_over_ipv6", OWN_NETWORK_OF_BOTH) {
+    if !in_network("relay::headers::dscp_and_ecn_are_handed_on_over_ipv6", OWN_NETWORK_OF_BOTH) {
         return;
     }
     keeps_the_class("::1", "fd00::2", "fd00::1");
@@ -228,7 +226,10 @@ fn dscp_and_ecn_are_handed_on_over_ipv6() {
 
 #[test]
 fn dscp_and_ecn_are_handed_on_between_the_families() {
-    if !in_child("headers::dscp_and_ecn_are_handed_on_between_the_families", OWN_NETWORK_OF_BOTH) {
+    if !in_network(
+        "relay::headers::dscp_and_ecn_are_handed_on_between_the_families",
+        OWN_NETWORK_OF_BOTH,
+    ) {
         return;
     }
     keeps_the_class("::1", "127.0.0.2", "127.0.0.3");
@@ -237,7 +238,10 @@ fn dscp_and_ecn_are_handed_on_between_the_families() {
 
 #[test]
 fn dont_fragment_is_set_for_the_datagram_that_asks_for_it() {
-    if !in_child("headers::dont_fragment_is_set_for_the_datagram_that_asks_for_it", OWN_NETWORK) {
+    if !in_network(
+        "relay::headers::dont_fragment_is_set_for_the_datagram_that_asks_for_it",
+        OWN_NETWORK,
+    ) {
         return;
     }
     let fixture = Fixture::start(&["127.0.0.1:0"], 1);
