@@ -138,6 +138,9 @@ section! {
         /// do. "ipv4" is the standard; "client" takes the family that the client itself came with,
         /// if it is relayed: for hosts without IPv4.
         default_family: DefaultFamily = Is(r#""ipv4""#), Word(&["ipv4", "client"]);
+        /// Whether TCP is relayed, too (RFC 6062), for clients over TCP and TLS: connections to and
+        /// from peers, which browsers do not ask for. Broadcasts do not need it.
+        tcp_relay: bool = Is("false"), Text("true or false");
         /// Another TURN server that clients are sent to instead of being served, for each address
         /// family the first of it. Broadcasters and watchers of our own pages stay.
         alternate_server: List<SocketAddr> = Empty(r#"["198.51.100.20:3478"]"#),
@@ -233,6 +236,17 @@ section! {
         half_message_secs: u32 = Is("10"), Whole(1, 300);
         /// Bytes that wait for such a client to read them; what peers send beyond is dropped.
         write_queue_bytes: u32 = Is("262144"), Whole(131_072, 1_073_741_824);
+        /// With tcp_relay: connections to and from peers in all.
+        tcp_connections: u32 = Is("1024"), Whole(1, 1_000_000);
+        /// Those of one allocation.
+        tcp_connections_per_allocation: u32 = Is("32"), Whole(1, 65_536);
+        /// Of those, the ones that are being made, or that the client has not fetched yet.
+        tcp_pending_per_allocation: u32 = Is("16"), Whole(1, 65_536);
+        /// Bytes that wait on each side of such a connection for whoever reads slowly, or for the
+        /// client to fetch it; then the sender is held up, and nothing is lost.
+        tcp_buffer_bytes: u32 = Is("262144"), Whole(16_384, 67_108_864);
+        /// How long such a connection may carry nothing.
+        tcp_idle_secs: u32 = Is("3600"), Whole(1, 86_400);
     }
 }
 

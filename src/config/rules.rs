@@ -166,6 +166,12 @@ fn relay(config: &Config, findings: &mut Findings) {
         let problem = Problem::new("without a hash no credential of a shared secret is good");
         findings.refuse("turn.credential_hash", problem.help("allowed: \"sha1\" or \"sha256\""));
     }
+    let is_stream = |listen: &TurnListen| listen.scheme != Some(TurnScheme::Udp);
+    if turn.tcp_relay && !turn.listen.iter().any(is_stream) {
+        let problem = Problem::new("only clients over TCP and TLS may use it, and none can come");
+        let help = "turn.listen has udp:// only: add tcp:// or tls://, or leave out the scheme";
+        findings.warn("turn.tcp_relay", problem.help(help));
+    }
     alternate_server(config, findings);
     nat_discovery::check(config, findings);
     bandwidth(config, findings);

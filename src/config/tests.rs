@@ -235,6 +235,9 @@ fn relay_addresses_and_ports_are_checked() {
     assert_says(&warnings(few), &["11 allocations need as many ports", "holds 10", "warning: "]);
     let inside = "[turn]\nrelay_ports = \"3000-4000\"\n";
     assert_says(&warnings(inside), &["port 3478 of turn.listen is one of them"]);
+    let alone = "[turn]\nlisten = \"udp://127.0.0.1:3478\"\ntcp_relay = true\n";
+    assert_says(&warnings(alone), &["turn.tcp_relay", "add tcp:// or tls://"]);
+    assert_eq!(warnings(&alone.replace("udp://", "")), "");
     assert_says(&warnings("[turn]\nrelay_ports = \"80-4000\"\n"), &["ports below 1024"]);
 }
 

@@ -59,6 +59,11 @@ pub(super) fn turn(
         },
         alternate_servers: config.alternate_server.to_vec(),
         alternate_domain: config.alternate_domain.as_ref().map(|name| name.text().to_owned()),
+        tcp_relay: config.tcp_relay.then_some(turn::TcpLimits {
+            connections: limits.tcp_connections,
+            connections_per_allocation: limits.tcp_connections_per_allocation,
+            pending_per_allocation: limits.tcp_pending_per_allocation,
+        }),
         nat_discovery,
         host_addresses,
         limits: turn::Limits {
@@ -111,6 +116,8 @@ pub(super) fn relay(config: &Config, discovery: &turn::NatDiscovery) -> relay::O
             idle: secs(limits.idle_secs),
             half_message: secs(limits.half_message_secs),
             write_queue_bytes: limits.write_queue_bytes as usize,
+            tcp_buffer_bytes: limits.tcp_buffer_bytes as usize,
+            tcp_idle: secs(limits.tcp_idle_secs),
         },
         ..relay::Options::default()
     }
@@ -224,14 +231,19 @@ pub(super) fn too_few_descriptors(config: &Config, descriptors: u64) -> Option<S
     })
 }
 
-/// An epoll descriptor belongs to each connection of the relay that has an allocation.
+/// An epoll descriptor belongs to each connection of the relay that has an allocation, a socket to
+/// each connection of a peer.
 fn reserved(config: &Config) -> u64 {
     let is_stream = |listen: &TurnListener| listen.transport != Transport::Udp;
     let of_relay = match turn_listen(config).iter().any(is_stream) {
         true => 2 * u64::from(config.turn.limits.connections),
         false => 0,
     };
-    u64::from(config.web.limits.connections) + of_relay + OWN_DESCRIPTORS
+    let of_peers = match config.turn.tcp_relay {
+        true => u64::from(config.turn.limits.tcp_connections),
+        false => 0,
+    };
+    u64::from(config.web.limits.connections) + of_relay + of_peers + OWN_DESCRIPTORS
 }
 
 /// Listeners of every worker, epoll and wake-up descriptors, log, lock.

@@ -36,6 +36,10 @@ label! {
         CreatePermission => "create_permission",
         /// RFC 8656 ChannelBind.
         ChannelBind => "channel_bind",
+        /// RFC 6062 Connect.
+        Connect => "connect",
+        /// RFC 6062 ConnectionBind.
+        ConnectionBind => "connection_bind",
         /// Any other method.
         Other => "other",
     }
@@ -66,6 +70,10 @@ label! {
         UnsupportedTransport => "442",
         /// 443 Peer Address Family Mismatch.
         PeerFamilyMismatch => "443",
+        /// 446 Connection Already Exists.
+        ConnectionExists => "446",
+        /// 447 Connection Timeout or Failure.
+        ConnectionFailed => "447",
         /// 486 Allocation Quota Reached.
         QuotaReached => "486",
         /// 508 Insufficient Capacity.
@@ -184,6 +192,17 @@ label! {
         HalfMessageTime => "half_message_time",
         /// `turn.limits.write_queue_bytes`: a TCP or TLS client reads too slowly.
         WriteQueue => "write_queue",
+        /// `turn.limits.tcp_connections`.
+        TcpConnections => "tcp_connections",
+        /// `turn.limits.tcp_connections_per_allocation`.
+        TcpConnectionsPerAllocation => "tcp_connections_per_allocation",
+        /// `turn.limits.tcp_pending_per_allocation`.
+        TcpPendingPerAllocation => "tcp_pending_per_allocation",
+        /// `turn.limits.tcp_buffer_bytes`: one end of a data connection reads more slowly than the
+        /// other writes, which is held up; once for each direction of a connection.
+        TcpBuffer => "tcp_buffer",
+        /// `turn.limits.tcp_idle_secs`: a data connection carried nothing.
+        TcpIdle => "tcp_idle",
     }
 }
 

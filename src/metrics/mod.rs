@@ -196,6 +196,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Clients of the relay that are connected over TCP or TLS now.
     pub turn_connections: Gauge,
+    /// Those of them that are data connections of TCP allocations (RFC 6062).
+    pub data_connections: Gauge,
 }
 
 impl Default for Metrics {
@@ -214,6 +216,7 @@ impl Default for Metrics {
             grants: Gauge::default(),
             connections: Gauge::default(),
             turn_connections: Gauge::default(),
+            data_connections: Gauge::default(),
         }
     }
 }
@@ -359,6 +362,8 @@ impl Scrape {
         gauge(out, "connections", "TCP connections open now", m.connections.value())?;
         let of_relay = m.turn_connections.value();
         gauge(out, "turn_connections", "Clients of the relay over TCP and TLS now", of_relay)?;
+        let bound = m.data_connections.value();
+        gauge(out, "data_connections", "Data connections of TCP allocations now", bound)?;
         gauge(out, "rooms", "Rooms that exist now", m.rooms.value())?;
         gauge(out, "broadcasters", "Broadcasters who are members now", m.broadcasters.value())?;
         gauge(out, "watchers", "Watchers who are members now", m.watchers.value())?;

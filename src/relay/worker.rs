@@ -281,6 +281,11 @@ impl Running {
                         self.bound(relay, result);
                     }
                     Action::Reserve { relay, local } => self.reserve(relay, local),
+                    // Nobody may ask for TCP over UDP (RFC 6062, section 5.1).
+                    Action::Listen { relay, .. } => {
+                        self.bound(relay, Err(BindFailure::Unavailable));
+                    }
+                    Action::Connect { .. } | Action::Abandon { .. } | Action::Splice { .. } => {}
                     Action::Close { relay } => {
                         // What was relayed before the end still leaves.
                         self.flush();

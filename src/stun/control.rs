@@ -154,6 +154,16 @@ impl Control {
         self.family(attr::ADDITIONAL_ADDRESS_FAMILY)
     }
 
+    /// CONNECTION-ID.
+    ///
+    /// # Errors
+    /// `BadAttribute` when it is not 4 bytes.
+    pub fn connection_id(&self) -> Result<Option<u32>, DecodeError> {
+        let value = self.raw(attr::CONNECTION_ID).map(<[u8; 4]>::try_from).transpose();
+        let value = value.map_err(|_| DecodeError::BadAttribute)?;
+        Ok(value.map(u32::from_be_bytes))
+    }
+
     /// Whether DONT-FRAGMENT is there.
     pub fn dont_fragment(&self) -> bool {
         self.raw(attr::DONT_FRAGMENT).is_some()
@@ -221,6 +231,7 @@ mod tests {
         assert_eq!(control.even_port(), Ok(None));
         assert_eq!(control.requested_address_family(), Ok(None));
         assert_eq!(control.peer_address(), Ok(None));
+        assert_eq!(control.connection_id(), Ok(None));
         assert!(!control.dont_fragment());
     }
 
@@ -234,6 +245,7 @@ mod tests {
             attr::EVEN_PORT,
             attr::REQUESTED_ADDRESS_FAMILY,
             attr::XOR_PEER_ADDRESS,
+            attr::CONNECTION_ID,
         ];
         for (len, kind) in kinds.into_iter().flat_map(|kind| [0, 3, 5, 9].map(|len| (len, kind))) {
             let control = control(request().attribute(kind, &vec![1; len]));
@@ -245,6 +257,7 @@ mod tests {
                 control.even_port().is_err(),
                 control.requested_address_family().is_err(),
                 control.peer_address().is_err(),
+                control.connection_id().is_err(),
             ];
             let expected = kinds.map(|other| other == kind);
             assert_eq!(refused, expected, "{kind:#06x} of {len} bytes");

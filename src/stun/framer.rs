@@ -86,6 +86,13 @@ impl Framer {
         Ok(Some(&self.bytes[start..start + extent.message]))
     }
 
+    /// What has come and is not handed out, for whoever goes on without messages.
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.bytes.truncate(self.end);
+        self.bytes.drain(..self.start);
+        self.bytes
+    }
+
     /// Whether a message has begun that is not whole.
     pub const fn is_amid(&self) -> bool {
         self.start < self.end

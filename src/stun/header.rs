@@ -62,6 +62,12 @@ impl Method {
     pub const CREATE_PERMISSION: Self = Self(0x008);
     /// ChannelBind (RFC 8656, section 17).
     pub const CHANNEL_BIND: Self = Self(0x009);
+    /// Connect (RFC 6062, section 6.1).
+    pub const CONNECT: Self = Self(0x00A);
+    /// ConnectionBind (RFC 6062, section 6.1).
+    pub const CONNECTION_BIND: Self = Self(0x00B);
+    /// ConnectionAttempt, an indication only (RFC 6062, section 6.1).
+    pub const CONNECTION_ATTEMPT: Self = Self(0x00C);
 
     /// The method of this number; bits above the twelfth are cut off.
     pub const fn new(number: u16) -> Self {
@@ -84,6 +90,9 @@ impl fmt::Debug for Method {
             Self::DATA => "Data",
             Self::CREATE_PERMISSION => "CreatePermission",
             Self::CHANNEL_BIND => "ChannelBind",
+            Self::CONNECT => "Connect",
+            Self::CONNECTION_BIND => "ConnectionBind",
+            Self::CONNECTION_ATTEMPT => "ConnectionAttempt",
             Self(number) => return write!(f, "{number:#05x}"),
         })
     }

@@ -46,15 +46,37 @@ impl SharedBucket {
         if self.bytes_per_sec == 0 {
             return true;
         }
-        let start = *self.start.get_or_init(|| now);
-        let passed = now.saturating_duration_since(start).as_nanos();
-        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let passed = self.passed(now);
         let cost = cost_nanos(bytes as u64, self.bytes_per_sec);
         let take = |full_at: u64| {
             let after = full_at.max(passed).saturating_add(cost);
             (after - passed <= self.burst_nanos).then_some(after)
         };
         self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Takes `bytes` in any case, and says how long it takes until half of the bucket is there
+    /// again: what streams leave for packets, which do not wait.
+    pub(super) fn spend(&self, bytes: usize, now: Instant) -> Duration {
+        if self.bytes_per_sec == 0 {
+            return Duration::ZERO;
+        }
+        let passed = self.passed(now);
+        let cost = cost_nanos(bytes as u64, self.bytes_per_sec);
+        let after = |full_at: u64| full_at.max(passed).saturating_add(cost);
+        let update = |full_at| Some(after(full_at));
+        let before = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+        let (Ok(before) | Err(before)) = before;
+        let ahead = after(before) - passed;
+        Duration::from_nanos(ahead.saturating_sub(self.burst_nanos / 2))
+    }
+
+    /// Nanoseconds since the first moment that was seen.
+    #[inline]
+    fn passed(&self, now: Instant) -> u64 {
+        let start = *self.start.get_or_init(|| now);
+        let passed = now.saturating_duration_since(start).as_nanos();
+        u64::try_from(passed).unwrap_or(u64::MAX)
     }
 }
 

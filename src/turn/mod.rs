@@ -9,7 +9,9 @@
 
 mod authenticate;
 mod bandwidth;
+mod connections;
 mod discovery;
+mod ending;
 mod icmp;
 mod method;
 mod nonce;
@@ -24,6 +26,7 @@ mod reservations;
 mod server;
 mod shared;
 mod table;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -35,6 +38,7 @@ use crate::credentials::SharedSecrets;
 use crate::net::Prefix;
 use crate::telemetry::Secret;
 
+pub use connections::{DataConnection, Pause};
 pub use discovery::{DiscoveryPair, NatDiscovery};
 pub use icmp::Icmp;
 pub use reservations::HeldSocket;
@@ -96,6 +100,11 @@ pub struct FiveTuple {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RelayId(pub u32);
 
+/// The value of CONNECTION-ID: unique among the connections of all TCP allocations (RFC 6062,
+/// section 6.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub u32);
+
 /// An address of this host, such as one that allocations are relayed from, with its 1:1 NAT
 /// (`PUBLIC/LOCAL`) when the clients know it under another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +156,17 @@ pub struct Limits {
     pub unauthenticated_burst: u32,
 }
 
+/// How many connections TCP allocations may have (RFC 6062).
+#[derive(Debug, Clone, Copy)]
+pub struct TcpLimits {
+    /// Connections to and from peers, of all allocations.
+    pub connections: u32,
+    /// Those of one allocation.
+    pub connections_per_allocation: u32,
+    /// Of those, the ones that are being made or wait for their ConnectionBind.
+    pub pending_per_allocation: u32,
+}
+
 /// Which family a relayed address has when the request does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultFamily {
@@ -185,6 +205,8 @@ pub struct Options {
     pub alternate_servers: Vec<SocketAddr>,
     /// The name in their certificate, when it is another than in ours: at most 255 bytes.
     pub alternate_domain: Option<String>,
+    /// Whether and how much TCP is relayed (RFC 6062).
+    pub tcp_relay: Option<TcpLimits>,
     /// NAT behaviour discovery (RFC 5780).
     pub nat_discovery: NatDiscovery,
     /// Every address of this host: denied as a peer unless a host prefix allows it. Later ones
@@ -226,11 +248,53 @@ pub enum Action {
         /// The socket, bound.
         socket: HeldSocket,
     },
-    /// Close the socket; its name is free afterwards.
+    /// Close the socket, and stop connecting from it; its name is free afterwards. What is bound
+    /// to a data connection hears of its end by [`DataConnection::poll_ended`].
     Close {
         /// The socket.
         relay: RelayId,
     },
+    /// Listen for TCP connections at `local`, then call [`Server::bound`]; each one that comes goes
+    /// to [`Server::handle_incoming`]. Asked of clients over TCP and TLS only, as all below.
+    Listen {
+        /// The name of the socket from now on.
+        relay: RelayId,
+        /// Address and port.
+        local: SocketAddr,
+    },
+    /// Connect to `peer` from `local`, then call [`Server::connected`].
+    Connect {
+        /// The listening socket that has `local`, too.
+        relay: RelayId,
+        /// The name of the connection.
+        connection: ConnectionId,
+        /// A relayed address.
+        local: SocketAddr,
+        /// Where to: the local address where a `PUBLIC/LOCAL` pair is the peer.
+        peer: SocketAddr,
+    },
+    /// Stop connecting: it has taken too long, and nobody waits for [`Server::connected`].
+    Abandon {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// The client's connection is a data connection from here on (RFC 6062, section 5.4): after the
+    /// answers of this call, what comes from it goes to `socket` as it is, and the other way round.
+    Splice {
+        /// The connection to the peer, as it was given to the engine.
+        socket: HeldSocket,
+        /// To be held as long as the two last.
+        connection: DataConnection,
+    },
+}
+
+/// Why a peer could not be connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// It refused, cannot be reached, or did not answer.
+    Refused,
+    /// No descriptor or memory is left.
+    Exhausted,
 }
 
 /// Why a relay socket could not be bound.

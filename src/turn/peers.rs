@@ -153,7 +153,7 @@ impl Peers {
     }
 
     /// Takes `added` tokens out of the bucket of new peers, which a minute fills.
-    fn pay_for(&mut self, added: usize, per_min: u32, now: Instant) -> bool {
+    pub(super) fn pay_for(&mut self, added: usize, per_min: u32, now: Instant) -> bool {
         if per_min == 0 || added == 0 {
             return true;
         }

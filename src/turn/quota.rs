@@ -136,6 +136,11 @@ impl QuotaUnit {
         &self.bandwidth
     }
 
+    /// The same, for what does not go with the unit.
+    pub(super) fn shared_bandwidth(&self) -> Arc<SharedBucket> {
+        Arc::clone(&self.bandwidth)
+    }
+
     /// Who pays.
     pub(super) fn payer(&self) -> &Payer {
         &self.payer

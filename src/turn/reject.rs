@@ -111,8 +111,30 @@ reasons! {
     OtherUsername = WrongCredentials 441, "the allocation belongs to another username";
     /// An Allocate request without REQUESTED-TRANSPORT.
     TransportMissing = BadRequest 400, "requested transport is missing";
-    /// A REQUESTED-TRANSPORT that is not UDP.
-    TransportUnsupported = UnsupportedTransport 442, "only UDP is relayed";
+    /// A REQUESTED-TRANSPORT that is not UDP, nor TCP where that is relayed.
+    TransportUnsupported = UnsupportedTransport 442, "this transport is not relayed";
+    /// An Allocate request for TCP over UDP.
+    TcpOverUdp = BadRequest 400, "TCP is relayed for clients over TCP and TLS only";
+    /// An Allocate request for TCP with EVEN-PORT, RESERVATION-TOKEN or DONT-FRAGMENT.
+    TcpConflict = BadRequest 400, "an attribute is for UDP only";
+    /// An Allocate request for TCP by the holder of a grant.
+    TcpOfGrant = Forbidden 403, "this credential is for UDP only";
+    /// A Connect request without a TCP allocation.
+    NoTcpAllocation = AllocationMismatch 437, "no TCP allocation";
+    /// A ChannelBind request for a TCP allocation.
+    ChannelOverTcp = Forbidden 403, "a TCP allocation has no channels";
+    /// A Connect request to a peer that there is a connection to.
+    ConnectionExists = ConnectionExists 446, "there is a connection to this peer already";
+    /// No connection to the peer came about, or not in time.
+    ConnectFailed = ConnectionFailed 447, "the peer cannot be connected";
+    /// As many connections as there may be.
+    ConnectionsFull = InsufficientCapacity 508, "too many connections";
+    /// A ConnectionBind request over UDP, or from a client that has an allocation.
+    NoDataConnection = BadRequest 400, "this cannot become a data connection";
+    /// A ConnectionBind request without a CONNECTION-ID.
+    ConnectionIdMissing = BadRequest 400, "connection id is missing";
+    /// A CONNECTION-ID that no connection waits under.
+    ConnectionUnknown = BadRequest 400, "no connection waits under this id";
     /// No relay address of the family that was asked for.
     FamilyUnsupported = AddressFamilyNotSupported 440, "no relay address of this family";
     /// An Allocate request from an address of a tunnel.

@@ -3,7 +3,8 @@
 //! Every worker writes its own allocations here and every packet between two allocations reads
 //! it, so it is one atomic per port: [`NOBODY`], [`UNSCOPED`], or the tag of the room that a
 //! scoped allocation belongs to. Two relayed addresses reach each other when their tags are
-//! equal: a scoped one stays in its room, an unscoped one never reaches a scoped one.
+//! equal: a scoped one stays in its room, an unscoped one never reaches a scoped one, and one for
+//! TCP never one for UDP.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,17 +13,22 @@ use crate::credentials::RoomTag;
 
 /// The tag of a port that is no live relayed address.
 const NOBODY: u64 = 0;
-/// The tag of allocations without a room.
+/// The tag of UDP allocations without a room.
 const UNSCOPED: u64 = 1;
+/// The tag of TCP allocations, which never have one.
+const UNSCOPED_TCP: u64 = 2;
 
 /// What an allocation may reach among our own relayed addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag(u64);
 
 impl Tag {
+    /// That of a TCP allocation: its connections reach others of its kind, and packets do not.
+    pub(super) const TCP: Self = Self(UNSCOPED_TCP);
+
     pub(super) fn new(room: Option<RoomTag>) -> Self {
-        // A room tag that happens to equal one of the two special ones moves out of their way.
-        Self(room.map_or(UNSCOPED, |room| room.number().max(UNSCOPED + 1)))
+        // A room tag that happens to equal one of the special ones moves out of their way.
+        Self(room.map_or(UNSCOPED, |room| room.number().max(UNSCOPED_TCP + 1)))
     }
 }
 

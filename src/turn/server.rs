@@ -9,14 +9,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::authenticate::{Caller, Unproven, authenticate};
-use super::method::{self, Request, Success, named};
+use super::method::{self, Request, Success, label, named};
 use super::reject::{Reject, Why};
 use super::reservations::RESERVATION_LIFE;
 use super::shared::Shared;
-use super::table::{Allocation, Half, Place, Table};
+use super::table::{Allocation, Place, Table};
 use super::traffic::{Dropped, charge};
 use super::{Action, Actions, FiveTuple, HEADROOM, RelayId, TAILROOM, Transport, Verdict};
 use crate::credentials::Entropy;
@@ -71,6 +71,8 @@ pub struct Server {
     pub(super) table: Table,
     /// When ports in reserve may have expired.
     reservations_at: Option<Instant>,
+    /// When something of a TCP allocation may have taken too long.
+    pub(super) connections_at: Option<Instant>,
     /// The reasons of all refusals so far, for the tests that look for each.
     #[cfg(test)]
     pub(super) marks: std::collections::BTreeSet<Why>,
@@ -86,6 +88,7 @@ impl Server {
             entropy,
             table,
             reservations_at: None,
+            connections_at: None,
             #[cfg(test)]
             marks: Default::default(),
         }
@@ -128,8 +131,8 @@ impl Server {
 
     /// When [`Server::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let both = [self.table.sweep_at(), self.reservations_at];
-        both.into_iter().flatten().min()
+        let all = [self.table.sweep_at(), self.reservations_at, self.connections_at];
+        all.into_iter().flatten().min()
     }
 
     /// Ends what has expired.
@@ -142,6 +145,7 @@ impl Server {
         if self.reservations_at.is_some_and(|at| at <= now.instant) {
             self.reservations_at = self.shared.reservations.sweep(now.instant);
         }
+        self.sweep_connections(now, actions);
     }
 
     /// Sees to it that a sweep comes when a port that is reserved at `now` has been held long
@@ -149,45 +153,6 @@ impl Server {
     pub(super) fn expect_reservation(&mut self, now: Now) {
         let expires = now.instant + RESERVATION_LIFE;
         self.reservations_at = Some(self.reservations_at.map_or(expires, |at| at.min(expires)));
-    }
-
-    /// Ends every allocation of the grant `name`, which the hub has already removed, and what it
-    /// has in reserve.
-    pub fn revoke(&mut self, name: &str, actions: &mut Actions) {
-        let of_grant = |allocation: &Allocation| {
-            allocation.grant.as_ref().is_some_and(|grant| **grant.name() == *name)
-        };
-        for place in self.table.select(of_grant) {
-            self.end(place, "revoked", actions);
-        }
-        self.shared.reservations.revoke(name);
-    }
-
-    /// Ends every allocation of this engine (shutdown). What it has in reserve stays: it may be
-    /// claimed elsewhere.
-    pub fn close_all(&mut self, actions: &mut Actions) {
-        for place in self.table.select(|_| true) {
-            self.end(place, "shut down", actions);
-        }
-    }
-
-    /// Lets go of every port in reserve, whichever worker reserved it (shutdown).
-    pub fn release_reservations(&mut self) {
-        self.shared.reservations.clear();
-    }
-
-    /// Lets go of what has been in reserve for long enough. An engine does so by itself for what
-    /// it reserved; a worker that outlives others does it for those that are gone.
-    pub fn sweep_reservations(&mut self, now: Now) {
-        self.shared.reservations.sweep(now.instant);
-    }
-
-    /// Ends every allocation: with the connection of a TCP or TLS client its five-tuple is over.
-    /// For an engine with one client only.
-    pub fn hang_up(&mut self, actions: &mut Actions) {
-        for relay in self.table.select(|_| true) {
-            self.end(relay, "disconnected", actions);
-        }
     }
 
     /// The relay socket of a client's allocation.
@@ -343,7 +308,8 @@ impl Server {
     ) -> Result<Verdict, Dropped> {
         // RFC 8489, §6.3: a method that is not supported, or not here => dropped.
         let here = self.shared.options().nat_discovery.leaves_turn_to(&five_tuple);
-        let label = label(message.method()).filter(|_| here).ok_or(DropReason::Unexpected)?;
+        let served = |label: &Label| here && self.shared.serves(*label);
+        let label = label(message.method()).filter(served).ok_or(DropReason::Unexpected)?;
         self.metrics.request(label);
         self.end_if_expired(&five_tuple, now, actions);
         let own = self.table.find(&five_tuple).and_then(|place| self.table.get(place));
@@ -379,10 +345,14 @@ impl Server {
     ) -> Result<Success, Reject> {
         // RFC 8489, §6.3.1: an unknown comprehension-required attribute => 420.
         let mut unknown = message.unknown_required(UNDERSTOOD);
-        // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed.
+        // RFC 8656, §7.2 step 4: DONT-FRAGMENT is understood where it can be obeyed, and
+        // CONNECTION-ID where RFC 6062 is.
         let obeys = self.shared.options().dont_fragment;
         if !obeys && message.first(attr::DONT_FRAGMENT).is_some() {
             unknown.push(attr::DONT_FRAGMENT);
+        }
+        if self.shared.connections.is_some() {
+            unknown.retain(|kind| *kind != attr::CONNECTION_ID);
         }
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
@@ -394,6 +364,15 @@ impl Server {
             let (table, entropy) = (&mut self.table, &mut self.entropy);
             return method::allocate::begin(shared, metrics, table, entropy, &request, actions);
         }
+        if message.method() == Method::CONNECTION_BIND {
+            let has_allocation = self.table.find(&five_tuple).is_some();
+            return method::connection_bind::handle(
+                &self.shared,
+                has_allocation,
+                &request,
+                actions,
+            );
+        }
         // RFC 8656, §5: no allocation => 437.
         let (place, own) = live(&mut self.table, &five_tuple, now.instant)
             .map_err(|_| Reject::from(Why::NoAllocation))?;
@@ -404,6 +383,12 @@ impl Server {
         match message.method() {
             Method::CREATE_PERMISSION => method::create_permission::handle(shared, own, &request),
             Method::CHANNEL_BIND => method::channel_bind::handle(shared, own, &request),
+            Method::CONNECT => {
+                let (entropy, own) = (&mut self.entropy, (place, own));
+                let success = method::connect::handle(shared, entropy, own, &request, actions)?;
+                self.expect_connect(now);
+                Ok(success)
+            }
             _ => {
                 let success = method::refresh::handle(shared, metrics, own, &request)?;
                 match success {
@@ -493,65 +478,6 @@ impl Server {
         #[cfg(test)]
         self.marks.insert(why);
     }
-
-    fn end_if_expired(&mut self, five_tuple: &FiveTuple, now: Now, actions: &mut Actions) {
-        let Some(place) = self.table.find(five_tuple) else { return };
-        if self.table.get(place).is_some_and(|own| own.is_overdue(now.instant)) {
-            self.expire(place, now.instant, actions);
-        }
-    }
-
-    /// Ends what of an allocation has expired.
-    fn expire(&mut self, place: Place, now: Instant, actions: &mut Actions) {
-        let Some(own) = self.table.get(place) else { return };
-        if !own.is_live(now) {
-            return self.end(place, "expired", actions);
-        }
-        let overdue = |family| own.half(family).is_some_and(|half| half.expires <= now);
-        if let Some(family) = own.families().find(|family| overdue(*family)) {
-            self.end_half(place, family, "expired", actions);
-        }
-    }
-
-    /// Ends an allocation. Its sockets are closed by the worker; one that is being bound is closed
-    /// when the worker says that it is there, and its name stays taken until then.
-    fn end(&mut self, place: Place, why: &str, actions: &mut Actions) {
-        let Some(own) = self.table.get_mut(place) else { return };
-        let is_pending = own.pending.is_some();
-        for family in own.families() {
-            let Some(half) = own.half(family).filter(|half| half.binding.is_none()) else {
-                continue;
-            };
-            actions.push(Action::Close { relay: place.relay(family) });
-            if !is_pending {
-                log_end(own, half, why);
-            }
-            own.take_half(family);
-        }
-        if let Some(pending) = &mut own.pending {
-            pending.ended = true;
-            self.table.unlink(place);
-            return;
-        }
-        self.table.remove(place);
-        self.metrics.allocations.add(-1);
-    }
-
-    /// Ends one half of a dual allocation, with its permissions and channels (section 8.1).
-    fn end_half(&mut self, place: Place, family: AddressFamily, why: &str, actions: &mut Actions) {
-        let Some(own) = self.table.get_mut(place) else { return };
-        let Some(half) = own.take_half(family) else { return };
-        log_end(own, &half, why);
-        own.peers.forget(family);
-        // What the first answer said is no longer so: the request that made it is over.
-        own.answer.clear();
-        actions.push(Action::Close { relay: place.relay(family) });
-    }
-}
-
-fn log_end(own: &Allocation, half: &Half, why: &str) {
-    let (client, relayed) = (Addr::from(own.five_tuple.client), Addr::from(half.relayed));
-    info!(%client, %relayed, why, "allocation ended");
 }
 
 /// What an answer repeats of its request.
@@ -583,16 +509,4 @@ fn live<'t>(
     let place = table.find(five_tuple).ok_or(DropReason::NoAllocation)?;
     let own = table.get_mut(place).filter(|own| own.is_live(now));
     Ok((place, own.ok_or(DropReason::NoAllocation)?))
-}
-
-/// The label of a method that is answered.
-fn label(method: Method) -> Option<Label> {
-    Some(match method {
-        Method::BINDING => Label::Binding,
-        Method::ALLOCATE => Label::Allocate,
-        Method::REFRESH => Label::Refresh,
-        Method::CREATE_PERMISSION => Label::CreatePermission,
-        Method::CHANNEL_BIND => Label::ChannelBind,
-        _ => return None,
-    })
 }

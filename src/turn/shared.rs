@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::bandwidth::SharedBucket;
+use super::connections::Connections;
 use super::nonce::Nonces;
 use super::policy::Policy;
 use super::ports::PortPool;
@@ -20,9 +21,9 @@ use crate::net::PrefixBuckets;
 use crate::stun::LongTermKeys;
 use crate::stun::control::AddressFamily;
 
-/// What all workers of a relay share: grants, quotas, ports, ports in reserve with their
-/// sockets, live relayed addresses, the nonce key and the buckets of strangers. The packet path
-/// reads atomics only.
+/// What all workers of a relay share: grants, quotas, ports, ports in reserve with their sockets,
+/// connections of TCP allocations, live relayed addresses, the nonce key and the buckets of
+/// strangers. The packet path reads atomics only.
 pub struct Shared {
     /// Grants of the hub.
     pub grants: Arc<Grants>,
@@ -34,6 +35,8 @@ pub struct Shared {
     pub(super) relayed: Arc<Relayed>,
     /// Ports in reserve, with their sockets.
     pub(super) reservations: Reservations,
+    /// The connections of TCP allocations; there when those are served.
+    pub(super) connections: Option<Arc<Connections>>,
     pub(super) bandwidth: SharedBucket,
     pub(super) fixed_users: FixedUsers,
     /// One pool for each relay address.
@@ -65,6 +68,7 @@ impl Shared {
             ),
             quota: Quota::new(limits),
             reservations: Reservations::default(),
+            connections: options.tcp_relay.map(Connections::new),
             relayed: Relayed::new(relay_addresses, options.relay_ports),
             bandwidth: SharedBucket::new(limits.bandwidth_bytes_per_sec),
             fixed_users: FixedUsers::new(&options, entropy),

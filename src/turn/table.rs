@@ -17,6 +17,7 @@ use super::ports::PortLease;
 use super::quota::QuotaUnit;
 use super::reject::Reject;
 use super::relayed::{LiveRelayed, Tag};
+use super::tcp::TcpSide;
 use super::{FiveTuple, HeldSocket, RelayId, Transport};
 use crate::credentials::{Entropy, Grant};
 use crate::net::TokenBucket;
@@ -38,6 +39,8 @@ pub(super) struct Allocation {
     /// Its relayed addresses, IPv4 and IPv6: one, or both of a dual allocation.
     pub(super) halves: [Option<Half>; 2],
     pub(super) peers: Peers,
+    /// What it has besides when it is one for TCP; it has no packets then, and no channels.
+    pub(super) tcp: Option<TcpSide>,
     /// Its own bandwidth, when that is limited.
     pub(super) bucket: Option<TokenBucket>,
     /// The answer that told the client, for a client that did not hear it; empty once it is true

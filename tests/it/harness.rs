@@ -302,6 +302,14 @@ impl Daemon {
         open.expect("the daemon runs").count()
     }
 
+    /// Sets how many descriptors it may have: `spare` more than it has now.
+    pub(crate) fn limit_descriptors(&self, spare: usize) {
+        let limit = format!("--nofile={}:", self.descriptors() + spare);
+        let id = self.child.id().to_string();
+        let status = Command::new("prlimit").args(["--pid", &id, &limit]).status();
+        assert!(status.expect("prlimit (util-linux) runs").success());
+    }
+
     /// Sends a signal, by its name without SIG.
     pub(crate) fn signal(&self, name: &str) {
         signal(&self.child.id().to_string(), name);

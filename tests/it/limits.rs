@@ -51,7 +51,13 @@ fn keys(section: &str) -> Vec<&'static str> {
 
 #[test]
 fn every_limit_of_the_configuration_is_set_by_a_test_of_the_daemon() {
-    let relay = [include_str!("limits.rs"), include_str!("streams.rs")].concat();
+    let relay = [
+        include_str!("limits.rs"),
+        include_str!("streams.rs"),
+        include_str!("tcp_relay/limits.rs"),
+        include_str!("tcp_relay/ends.rs"),
+    ]
+    .concat();
     let pages = include_str!("limits_of_pages.rs").to_owned();
     for (section, tests) in
         [("turn.limits", &relay), ("web.limits", &pages), ("broadcast.limits", &pages)]

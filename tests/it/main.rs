@@ -17,5 +17,6 @@ mod process;
 mod relay;
 mod soak;
 mod streams;
+mod tcp_relay;
 mod turn_clients;
 mod ws;

@@ -58,7 +58,7 @@ pub(crate) fn read_to_end(stream: &mut impl Read) -> Vec<u8> {
     }
 }
 
-fn limit(name: &str) -> String {
+pub(crate) fn limit(name: &str) -> String {
     format!("turncast_limit_hits_total{{limit=\"{name}\"}}")
 }
 

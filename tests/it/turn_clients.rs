@@ -111,16 +111,45 @@ fn uclient_relays_through_pairs_of_ports_over_tcp() {
     daemon.stop();
 }
 
+/// RFC 6062: two allocations for TCP that connect to each other's relayed addresses. On a data
+/// connection over TCP the tool cuts every answer to the length of its messages (100 bytes), and
+/// a challenge with a FINGERPRINT is longer.
+#[test]
+fn uclient_relays_tcp() {
+    let daemon = Setup::new(CONFIG).variable("TURNCAST__TURN__TCP_RELAY", "true").start();
+    let tcp = daemon.turn_over("tcp");
+    assert_all_relayed(&uclient_to(tcp, ALICE, &["-T", "-n", "50", "-l", "200"]), 100);
+    daemon.wait_for_metric("turncast_turn_connections", 0);
+    assert!(daemon.metric("turncast_relayed_bytes_total{direction=\"to_peer\"}") >= 10_000);
+    assert_eq!(daemon.metric("turncast_data_connections"), 0);
+    daemon.stop();
+}
+
 #[test]
 fn uclient_relays_over_tls() {
-    let setup = Setup::new(&format!("{CONFIG}{TLS}"))
-        .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
-    setup.certify();
-    let daemon = setup.start();
+    let daemon = start_tls();
     let tls = daemon.turn_over("tls");
     assert_all_relayed(&uclient_to(tls, ALICE, &["-c", "-t", "-S", "-s", "-n", "50"]), 100);
     daemon.wait_for_metric("turncast_turn_connections", 0);
     daemon.stop();
+}
+
+#[test]
+fn uclient_relays_tcp_over_tls() {
+    let daemon = start_tls();
+    let tls = daemon.turn_over("tls");
+    assert_all_relayed(&uclient_to(tls, ALICE, &["-T", "-S", "-n", "50"]), 100);
+    daemon.wait_for_metric("turncast_turn_connections", 0);
+    daemon.stop();
+}
+
+/// A daemon with a certificate that relays TCP, too.
+fn start_tls() -> Daemon {
+    let setup = Setup::new(&format!("{CONFIG}{TLS}"))
+        .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0")
+        .variable("TURNCAST__TURN__TCP_RELAY", "true");
+    setup.certify();
+    setup.start()
 }
 
 /// Runs the tool toward one listener; its allocations must be of the family of `relay` alone, and

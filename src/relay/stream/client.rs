@@ -9,17 +9,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
+
 use super::super::shared::Commands;
 use super::super::sys::{
     Datagram, Readiness, RecvBatch, SendBatch, SocketError, drain_errors, set_dont_fragment,
 };
 use super::super::udp::{Sockets, Token, bind_failure};
 use super::super::worker::guard;
-use super::Lease;
 use super::outbox::Outbox;
-use crate::metrics::{DropReason, Limit};
+use super::peers::{News, Peers};
+use super::{Lease, Streams};
+use crate::metrics::{DropReason, Limit, WorkerMetrics};
 use crate::net::Now;
-use crate::turn::{Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, Server, Verdict};
+use crate::turn::{
+    Action, Actions, BindFailure, DataConnection, FiveTuple, HEADROOM, HeldSocket, RelayId, Server,
+    Verdict,
+};
 
 /// One client. Its allocation ends with it.
 pub(super) struct Client {
@@ -32,8 +38,12 @@ pub(super) struct Client {
     pub(super) released: Instant,
     /// It asks for more answers than it reads.
     pub(super) is_overrun: bool,
+    /// What the connection turns into, once the answer to that has left.
+    pub(super) bound: Option<Bound>,
     /// There from the first allocation until the last one ends.
     relays: Option<Relays>,
+    /// The same for TCP allocations.
+    peers: Option<Peers>,
     relay_buffer_bytes: usize,
     actions: Actions,
     lease: Lease,
@@ -55,7 +65,9 @@ impl Client {
             now,
             released: now.instant,
             is_overrun: false,
+            bound: None,
             relays: None,
+            peers: None,
             relay_buffer_bytes,
             actions: Actions::new(),
             lease,
@@ -65,6 +77,12 @@ impl Client {
     /// Whether an allocation has a socket.
     pub(super) fn has_relay(&self) -> bool {
         self.relays.as_ref().is_some_and(|relays| !relays.sockets.has_no_relay())
+            || self.peers.as_ref().is_some_and(|peers| !peers.is_empty())
+    }
+
+    /// The counters of this connection, and what all of them share.
+    pub(super) fn counters(&self) -> (&Arc<Streams>, &WorkerMetrics) {
+        (&self.lease.streams, &self.lease.metrics)
     }
 
     /// Counts a limit that bit.
@@ -104,6 +122,29 @@ impl Client {
             let event = sockets.poll.event(index);
             if let Token::Relay(id) = Token::from_number(event.token) {
                 self.read_relay(RelayId(id), event.error);
+            }
+        }
+        true
+    }
+
+    /// Hands connections to and from peers to the engine; whether there was anything to do.
+    pub(super) fn poll_peers(&mut self, cx: &mut Context<'_>) -> bool {
+        for index in 0..NEWS_MAX {
+            let Some(peers) = &mut self.peers else { return index > 0 };
+            let Poll::Ready(news) = peers.poll(cx) else { return index > 0 };
+            match news {
+                News::Incoming(relay, from, socket) => {
+                    let (socket, mut told) = (HeldSocket::new(socket), Actions::new());
+                    self.engine.handle_incoming(self.now, relay, from, socket, &mut told);
+                    self.push_told(told);
+                }
+                News::Connected(relay, connection, result) => {
+                    let result = result.map(HeldSocket::new);
+                    self.ask(|engine, now, actions| {
+                        engine.connected(now, relay, connection, result, actions);
+                    });
+                }
+                News::Exhausted => self.limit(Limit::Descriptors),
             }
         }
         true
@@ -163,10 +204,15 @@ impl Client {
             }
             let mut told = Actions::new();
             self.engine.handle_icmp(self.now, relay, peer, icmp, &mut told);
-            for action in told {
-                if let Action::Answer { bytes, .. } = action {
-                    self.push_packet(&bytes);
-                }
+            self.push_told(told);
+        }
+    }
+
+    /// Tells the client what it did not ask for, if it reads quickly enough.
+    fn push_told(&mut self, told: Actions) {
+        for action in told {
+            if let Action::Answer { bytes, .. } = action {
+                self.push_packet(&bytes);
             }
         }
     }
@@ -243,6 +289,19 @@ impl Client {
                         engine.reserved(*now, relay, result, actions);
                     }
                     Action::Close { relay } => self.close(relay),
+                    Action::Listen { relay, local } => {
+                        let result = self.peers().listen(relay, local);
+                        self.bound(relay, result);
+                    }
+                    Action::Connect { relay, connection, local, peer } => {
+                        self.peers().connect((relay, connection), local, peer);
+                    }
+                    Action::Abandon { connection } => self.peers().abandon(connection),
+                    Action::Splice { socket, connection } => {
+                        // Only `poll_peers` makes them, so it is a socket of its kind.
+                        let bound = socket.into_socket().map(|peer| Bound { peer, connection });
+                        self.bound = bound;
+                    }
                 }
             }
         }
@@ -254,6 +313,13 @@ impl Client {
     }
 
     fn close(&mut self, relay: RelayId) {
+        if let Some(peers) = &mut self.peers {
+            peers.close(relay);
+            if peers.is_empty() {
+                self.peers = None;
+                self.released = self.now.instant;
+            }
+        }
         let Some(relays) = &mut self.relays else { return };
         relays.sockets.close(relay);
         if relays.sockets.has_no_relay() {
@@ -266,6 +332,11 @@ impl Client {
         self.relays.as_ref()?.sockets.socket(Token::Relay(relay.0))
     }
 
+    fn peers(&mut self) -> &mut Peers {
+        let buffer_bytes = self.lease.streams.limits.tcp_buffer_bytes;
+        self.peers.get_or_insert_with(|| Peers::new(buffer_bytes))
+    }
+
     /// The sockets, made with the first allocation: most connections never have one.
     fn sockets(&mut self) -> Result<&mut Sockets, BindFailure> {
         let relays = match self.relays.take() {
@@ -274,6 +345,12 @@ impl Client {
         };
         Ok(&mut self.relays.insert(relays).sockets)
     }
+}
+
+/// A connection that the client has bound this one to.
+pub(super) struct Bound {
+    pub(super) peer: TcpStream,
+    pub(super) connection: DataConnection,
 }
 
 /// The sockets of the client's allocation, and how its task hears of them.
@@ -298,6 +375,8 @@ impl Drop for Client {
     }
 }
 
+/// The most connections of peers that one round handles.
+const NEWS_MAX: usize = 16;
 /// The most ICMP errors that a client is told of at once, as by a worker.
 const ERRORS_MAX: usize = 64;
 

@@ -9,8 +9,9 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 
 use super::StreamLimits;
-use super::client::Client;
+use super::client::{Bound, Client};
 use super::registry::Seat;
+use super::splice::Splice;
 use crate::edge::Stream;
 use crate::metrics::{DropReason, Limit};
 use crate::net::Now;
@@ -34,6 +35,9 @@ pub(super) enum End {
     /// A message began and did not end.
     #[error("half a message for too long")]
     HalfMessage,
+    /// The allocation of a data connection ended.
+    #[error("the allocation ended")]
+    AllocationEnded,
     /// It asked and asked, and did not read the answers.
     #[error("answers are not read")]
     Overrun,
@@ -59,6 +63,10 @@ pub(super) struct Connection {
     /// When the message began that is not whole.
     amid_since: Option<Instant>,
     swept: Instant,
+    /// A sweep may have left something to write.
+    is_swept: bool,
+    /// It is a data connection.
+    splice: Option<Splice>,
     /// It is over; what waits to be written has until the given time to leave.
     ending: Option<(End, Instant)>,
     sleep: Pin<Box<Sleep>>,
@@ -77,6 +85,8 @@ impl Connection {
             spoke: now,
             amid_since: None,
             swept: now,
+            is_swept: false,
+            splice: None,
             ending: None,
             sleep: Box::pin(sleep_until((now + limits.idle).into())),
         }
@@ -96,9 +106,13 @@ impl Connection {
             }
             self.client.obey(&commands);
         }
+        if let Some(splice) = &mut self.splice {
+            let (_, metrics) = self.client.counters();
+            return splice.poll(cx, Pin::new(&mut self.stream), metrics);
+        }
         for _ in 0..ROUNDS {
             self.client.now = Now::read();
-            let busy = self.ending.is_none() && (self.read(cx) | self.client.poll_relays(cx));
+            let busy = self.ending.is_none() && self.relay(cx);
             if self.client.is_overrun {
                 return Poll::Ready(End::Overrun);
             }
@@ -108,18 +122,37 @@ impl Connection {
                     if let Some((end, _)) = self.ending.take() {
                         return Poll::Ready(end);
                     }
+                    if let Some(bound) = self.client.bound.take() {
+                        return self.splice(cx, bound);
+                    }
                 }
                 Poll::Pending => {}
             }
             if let Some(end) = self.poll_deadline(cx) {
                 return Poll::Ready(end);
             }
-            if !busy {
+            // What a sweep has to say leaves in the next round.
+            if !busy && !std::mem::take(&mut self.is_swept) {
                 return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whatever has come, from the client or from peers; whether there was anything. A connection
+    /// that turns into another thing only has its answer written.
+    fn relay(&mut self, cx: &mut Context<'_>) -> bool {
+        self.client.bound.is_none()
+            && (self.read(cx) | self.client.poll_relays(cx) | self.client.poll_peers(cx))
+    }
+
+    /// No messages from here on: what is left in the framer is the peer's already.
+    fn splice(&mut self, cx: &mut Context<'_>, Bound { peer, connection }: Bound) -> Poll<End> {
+        let early = std::mem::take(&mut self.framer).into_rest();
+        let (counters, now) = (self.client.counters(), self.client.now.instant);
+        let splice = Splice::new(peer, connection, early, counters, now);
+        self.splice.insert(splice).poll(cx, Pin::new(&mut self.stream), counters.1)
     }
 
     /// One read, and the messages in it; whether there was anything.
@@ -149,6 +182,9 @@ impl Connection {
                 Ok(Some(message)) => {
                     (self.spoke, self.amid_since) = (now, None);
                     self.client.handle_message(message);
+                    if self.client.bound.is_some() {
+                        return;
+                    }
                 }
                 Ok(None) => {
                     self.is_uncut = false;
@@ -188,7 +224,7 @@ impl Connection {
                 return Some(End::Idle);
             }
             if self.sweep_at().is_some_and(|at| at <= now) {
-                self.swept = now;
+                (self.swept, self.is_swept) = (now, true);
                 self.client.sweep();
             }
             // Deadlines mostly move away; the timer is only touched when one comes nearer, or

@@ -5,11 +5,16 @@
 //! messages; the engine decides, as for UDP; a payload leaves through the allocation's socket at
 //! once, and what goes to the client waits in an outbox of bounded size. A slow client loses
 //! packets and holds up nobody. The allocation ends with the connection.
+//!
+//! With a TCP allocation (RFC 6062) peers come and are connected in `peers.rs`; a connection whose
+//! client binds one of these is a `splice.rs` from then on, and the framer is asked no more.
 
 mod client;
 mod connection;
 mod outbox;
+mod peers;
 mod registry;
+mod splice;
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +45,11 @@ pub struct StreamLimits {
     pub half_message: Duration,
     /// Bytes that may wait for a client to read them; what peers send beyond is dropped.
     pub write_queue_bytes: usize,
+    /// Receive and send buffer of a TCP allocation's socket for one peer: what waits there for
+    /// whoever reads slowly, or for the client to bind the connection (RFC 6062).
+    pub tcp_buffer_bytes: usize,
+    /// How long a data connection may carry nothing.
+    pub tcp_idle: Duration,
 }
 
 impl Default for StreamLimits {
@@ -48,6 +58,8 @@ impl Default for StreamLimits {
             idle: Duration::from_secs(30),
             half_message: Duration::from_secs(10),
             write_queue_bytes: 256 * 1024,
+            tcp_buffer_bytes: 256 * 1024,
+            tcp_idle: Duration::from_secs(3600),
         }
     }
 }

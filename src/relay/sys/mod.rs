@@ -15,6 +15,7 @@ mod poll;
 mod recv;
 mod send;
 mod socket;
+mod tcp;
 
 pub(super) use errors::{SocketError, drain_errors};
 pub use limits::raise_descriptor_limit;
@@ -25,6 +26,7 @@ pub(super) use socket::{
     can_set_dont_fragment, relay_socket, set_dont_fragment, share_port, udp_listener,
     was_address_in_use, was_exhausted,
 };
+pub(super) use tcp::{tcp_relay_listener, tcp_relay_socket};
 
 /// The most datagrams that one system call receives or sends.
 pub(super) const BATCH: usize = 64;

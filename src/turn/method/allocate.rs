@@ -27,10 +27,12 @@ use crate::turn::shared::Shared;
 use crate::turn::table::{
     Allocation, Binding, FAMILIES, Half, Pair, Pending, Place, PortWish, Table,
 };
-use crate::turn::{Action, Actions, BindFailure, HeldSocket};
+use crate::turn::tcp::TcpSide;
+use crate::turn::{Action, Actions, BindFailure, HeldSocket, Transport};
 
-/// The protocol number of UDP in REQUESTED-TRANSPORT (RFC 8656, section 18.8).
+/// The protocol numbers of REQUESTED-TRANSPORT (RFC 8656, section 18.8; RFC 6062, section 4.1).
 const UDP: u8 = 17;
+const TCP: u8 = 6;
 
 /// How many ports are tried when other processes have them.
 const BIND_TRIES: u32 = 16;
@@ -52,12 +54,8 @@ pub(in crate::turn) fn begin(
     if is_tunnel(request.five_tuple.client.ip()) {
         return Err(Why::ClientTunneled.into());
     }
-    let wish = Wish::read(&request.control, shared.default_family(request.five_tuple.client.ip()))?;
-    // §7.2 step 11: another server shall do it => 300. Only we can verify our own grants.
-    let alternates = shared.alternate_servers(request.five_tuple.client.ip());
-    if let (false, Holder::User(_)) = (alternates.is_empty(), &request.caller.holder) {
-        return Err(Reject::alternates(alternates));
-    }
+    let wish = Wish::read(shared, request)?;
+    check_holder(shared, request, &wish)?;
     let payer = request.caller.holder.payer().ok_or(Reject::from(Why::AllocationExists))?;
     let got = match wish.source {
         Source::Token(token) => claim(shared, token, &payer, request.now)?,
@@ -79,15 +77,20 @@ pub(in crate::turn) fn begin(
         Holder::Owner | Holder::User(_) => None,
     };
     let Got { halves, lost, pair, socket } = got;
+    let tcp = if wish.tcp { tcp_side(shared, request, &halves) } else { None };
     let place = table.insert(Allocation {
         five_tuple: request.five_tuple,
         transaction: request.message.transaction_id(),
         username: (*request.caller.username).into(),
         key: request.caller.key,
-        tag: Tag::new(grant.as_ref().map(|grant| grant.room())),
+        tag: match &tcp {
+            Some(_) => Tag::TCP,
+            None => Tag::new(grant.as_ref().map(|grant| grant.room())),
+        },
         grant,
         halves,
         peers: Peers::default(),
+        tcp,
         bucket: own_bucket(shared, request.now),
         answer: Vec::new(),
         pending: Some(Pending {
@@ -100,6 +103,28 @@ pub(in crate::turn) fn begin(
     });
     ask_for_sockets(shared, table, place, socket, actions);
     Ok(Success::Pending)
+}
+
+/// What depends on who asks.
+fn check_holder(shared: &Shared, request: &Request<'_>, wish: &Wish) -> Result<(), Reject> {
+    let alternates = shared.alternate_servers(request.five_tuple.client.ip());
+    match &request.caller.holder {
+        // §7.2 step 11: another server shall do it => 300. Only we can verify our own grants.
+        Holder::User(_) if !alternates.is_empty() => Err(Reject::alternates(alternates)),
+        // RFC 6062, §5.1: forbidden by local policy => 403. Links of the hub are browsers', which
+        // know UDP only.
+        Holder::Grant(_) if wish.tcp => Err(Why::TcpOfGrant.into()),
+        _ => Ok(()),
+    }
+}
+
+/// What a TCP allocation has besides: its share of the connections of all.
+fn tcp_side(shared: &Shared, request: &Request<'_>, halves: &[Option<Half>; 2]) -> Option<TcpSide> {
+    let connections = shared.connections.as_ref()?;
+    let rate = shared.options().limits.bandwidth_per_allocation_bytes_per_sec;
+    // All halves have one payer, and with him one bucket.
+    let of_payer = halves.iter().flatten().next()?.unit.shared_bandwidth();
+    Some(TcpSide::new(connections.share(&request.caller.username, rate, of_payer)))
 }
 
 /// The answer where an allocation is: 437, unless this is the request that made it. Then its answer
@@ -145,6 +170,9 @@ pub(in crate::turn) fn bind_action(
     let pair = allocation.pending.as_ref().and_then(|pending| pending.pair.as_ref());
     Some(match pair.filter(|pair| pair.socket.is_none()) {
         Some(pair) => Action::Reserve { relay, local: local(pair.lease.port()) },
+        None if allocation.tcp.is_some() => {
+            Action::Listen { relay, local: local(half.lease.port()) }
+        }
         None => Action::Bind { relay, local: local(half.lease.port()) },
     })
 }
@@ -152,6 +180,8 @@ pub(in crate::turn) fn bind_action(
 /// What the attributes of an Allocate request ask for.
 struct Wish {
     source: Source,
+    /// TCP instead of UDP.
+    tcp: bool,
     lifetime_secs: Option<u32>,
 }
 
@@ -164,13 +194,18 @@ enum Source {
 }
 
 impl Wish {
-    fn read(control: &Control, default: AddressFamily) -> Result<Self, Reject> {
+    fn read(shared: &Shared, request: &Request<'_>) -> Result<Self, Reject> {
+        let Request { control, five_tuple, .. } = request;
         let bad = |_| Reject::from(Why::BadAttribute);
-        // §7.2 step 3: REQUESTED-TRANSPORT missing or malformed => 400, not UDP => 442.
-        match control.requested_transport().map_err(bad)? {
-            Some(UDP) => {}
+        // §7.2 step 3: REQUESTED-TRANSPORT missing or malformed => 400, not relayed => 442.
+        let tcp = match control.requested_transport().map_err(bad)? {
+            Some(UDP) => false,
+            Some(TCP) if shared.connections.is_some() => true,
             Some(_) => return Err(Why::TransportUnsupported.into()),
             None => return Err(Why::TransportMissing.into()),
+        };
+        if tcp {
+            Self::check_tcp(control, five_tuple.transport)?;
         }
         // §7.2 step 4, DONT-FRAGMENT, was the business of unknown attributes.
         let token = control.reservation_token().map_err(bad)?;
@@ -183,7 +218,7 @@ impl Wish {
             if even.is_some() || requested != Family::Absent || additional != Family::Absent {
                 return Err(Why::TokenConflict.into());
             }
-            return Ok(Self { source: Source::Token(token), lifetime_secs });
+            return Ok(Self { source: Source::Token(token), tcp, lifetime_secs });
         }
         // §7.2 step 6: both families' attributes => 400.
         if requested != Family::Absent && additional != Family::Absent {
@@ -192,7 +227,7 @@ impl Wish {
         // §7.2 step 7: a family that nobody relays => 440; without a wish it is the default one.
         let family = match requested {
             Family::Is(family) => family,
-            Family::Absent => default,
+            Family::Absent => shared.default_family(five_tuple.client.ip()),
             Family::Unknown => return Err(Why::FamilyUnsupported.into()),
         };
         // §7.2 step 8: EVEN-PORT with a reservation beside ADDITIONAL-ADDRESS-FAMILY => 400.
@@ -212,7 +247,22 @@ impl Wish {
             Some(false) => PortWish::Even,
             Some(true) => PortWish::Pair,
         };
-        Ok(Self { source: Source::Fresh { family, both, port }, lifetime_secs })
+        Ok(Self { source: Source::Fresh { family, both, port }, tcp, lifetime_secs })
+    }
+
+    /// What RFC 6062, §5.1, asks of a request for TCP besides.
+    fn check_tcp(control: &Control, transport: Transport) -> Result<(), Reject> {
+        // Step 2: the client comes over UDP => 400.
+        if transport == Transport::Udp {
+            return Err(Why::TcpOverUdp.into());
+        }
+        // Step 3: DONT-FRAGMENT, EVEN-PORT or RESERVATION-TOKEN => 400.
+        let even = !matches!(control.even_port(), Ok(None));
+        let token = !matches!(control.reservation_token(), Ok(None));
+        match even || token || control.dont_fragment() {
+            true => Err(Why::TcpConflict.into()),
+            false => Ok(()),
+        }
     }
 
     fn family(read: Result<Option<AddressFamily>, DecodeError>) -> Result<Family, Reject> {

@@ -14,6 +14,10 @@ pub(in crate::turn) fn handle(
     allocation: &mut Allocation,
     request: &Request<'_>,
 ) -> Result<Success, Reject> {
+    // RFC 6062, §3: a control connection carries no payload.
+    if allocation.tcp.is_some() {
+        return Err(Why::ChannelOverTcp.into());
+    }
     let bad = |_| Reject::from(Why::BadAttribute);
     // §12.2 check 1: CHANNEL-NUMBER and XOR-PEER-ADDRESS are there, or 400.
     let number = request.control.channel_number().map_err(bad)?;

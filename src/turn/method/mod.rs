@@ -1,4 +1,5 @@
-//! One file per TURN method, each with the steps of its section of RFC 8656 in their order.
+//! One file per TURN method, each with the steps of its section of RFC 8656 or RFC 6062 in their
+//! order.
 //!
 //! A method gets a request whose sender is proven, changes what it owns, and says what to answer;
 //! [`super::server`] finds the allocation, writes the answer and counts.
@@ -6,6 +7,9 @@
 pub(super) mod allocate;
 pub(super) mod binding;
 pub(super) mod channel_bind;
+pub(super) mod connect;
+pub(super) mod connection_attempt;
+pub(super) mod connection_bind;
 pub(super) mod create_permission;
 pub(super) mod refresh;
 pub(super) mod send;
@@ -22,7 +26,7 @@ use super::policy::CanonicalPeer;
 use super::reject::{Reject, Why};
 use super::shared::Shared;
 use super::table::Allocation;
-use crate::metrics::Limit;
+use crate::metrics::{Limit, Method as Label};
 use crate::net::Now;
 use crate::stun::control::{AddressFamily, Control};
 use crate::stun::{Message, Method, Writer, attr};
@@ -37,6 +41,20 @@ pub(super) struct Request<'a> {
     pub(super) caller: Caller<'a>,
 }
 
+/// The label of a method that is answered.
+pub(super) fn label(method: Method) -> Option<Label> {
+    Some(match method {
+        Method::BINDING => Label::Binding,
+        Method::ALLOCATE => Label::Allocate,
+        Method::REFRESH => Label::Refresh,
+        Method::CREATE_PERMISSION => Label::CreatePermission,
+        Method::CHANNEL_BIND => Label::ChannelBind,
+        Method::CONNECT => Label::Connect,
+        Method::CONNECTION_BIND => Label::ConnectionBind,
+        _ => return None,
+    })
+}
+
 /// What a request led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Success {
@@ -46,7 +64,7 @@ pub(super) enum Success {
     Refreshed(u32, Instant),
     /// The client wants its allocation no more, or this half of it.
     Deleted(Option<AddressFamily>),
-    /// The answer comes when the relay socket is bound.
+    /// The answer comes when the worker has bound or connected a socket.
     Pending,
     /// This very answer once more.
     Repeated(Vec<u8>),
@@ -56,6 +74,12 @@ pub(super) enum Success {
 const LIFETIME_SECS_DEFAULT: u32 = 600;
 
 impl Shared {
+    /// Whether a method is served at all: those of RFC 6062 only where TCP is relayed.
+    pub(super) fn serves(&self, label: Label) -> bool {
+        let for_tcp = matches!(label, Label::Connect | Label::ConnectionBind);
+        !for_tcp || self.connections.is_some()
+    }
+
     /// The lifetime for a requested one (RFC 8656, sections 7.2 and 8.2), and whether the limit
     /// cut it.
     fn lifetime_secs(&self, requested_secs: Option<u32>) -> (u32, bool) {

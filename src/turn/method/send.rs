@@ -61,6 +61,10 @@ fn deliver(
     port: u16,
     now: Instant,
 ) -> Result<SocketAddr, Dropped> {
+    // RFC 6062, §3: what belongs to a TCP allocation goes over data connections.
+    if allocation.tcp.is_some() {
+        return Err(DropReason::Unexpected.into());
+    }
     // A half of a dual allocation may have expired before the other.
     if !allocation.relays(AddressFamily::of(peer.ip), now) {
         return Err(DropReason::NoAllocation.into());

@@ -48,6 +48,7 @@ pub(super) fn options() -> Options {
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
         alternate_domain: None,
+        tcp_relay: None,
         nat_discovery: NatDiscovery::default(),
         host_addresses: vec![both("192.0.2.1").public, both("127.0.0.1").public],
         limits: Limits {
@@ -230,7 +231,13 @@ impl Bench {
                         let held = Ok(HeldSocket::new(local));
                         self.server.reserved(self.now, relay, held, &mut actions);
                     }
-                    Action::Close { .. } => {}
+                    Action::Listen { relay, .. } => {
+                        self.server.bound(self.now, relay, Ok(()), &mut actions);
+                    }
+                    Action::Connect { .. }
+                    | Action::Abandon { .. }
+                    | Action::Splice { .. }
+                    | Action::Close { .. } => {}
                 }
             }
         }

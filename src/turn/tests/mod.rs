@@ -1,8 +1,9 @@
 //! Tests of the engine through its public face, in virtual time.
 //!
 //! [`bench`] is one engine with clients and peers around it; [`transcripts`] replays the texts of
-//! `src/turn/transcripts/`; [`properties`] and [`reservations`] draw random cases; [`network`] lets
-//! packets get lost; [`oracle`] and [`oracle_client`] are clients that others wrote.
+//! `src/turn/transcripts/`; [`properties`], [`reservations`] and [`tcp`] draw random cases;
+//! [`network`] lets packets get lost; [`oracle`] and [`oracle_client`] are clients that others
+//! wrote.
 
 mod bench;
 mod network;
@@ -11,5 +12,6 @@ mod oracle_client;
 mod packets;
 mod properties;
 mod reservations;
+mod tcp;
 mod transcripts;
 mod words;

@@ -237,10 +237,10 @@ impl Net {
                         peer.sockets.push((relay, local));
                         peer.server.bound(now, relay, Ok(()), &mut actions);
                     }
-                    Action::Reserve { .. } | Action::Adopt { .. } => panic!("nobody asked for it"),
                     Action::Close { relay } => {
                         self.peers[client].sockets.retain(|(name, _)| *name != relay);
                     }
+                    other => panic!("nobody asked for it: {other:?}"),
                 }
             }
         }

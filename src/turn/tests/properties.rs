@@ -154,6 +154,26 @@ proptest! {
     }
 
     #[test]
+    fn whoever_spends_and_waits_keeps_to_the_rate_and_leaves_room_for_packets(
+        rate in 1_000u64..10_000_000,
+        reads in prop::collection::vec(1usize..=65_536, 1..200),
+    ) {
+        let (bucket, begin) = (SharedBucket::new(rate), start().instant);
+        let (mut now, mut spent) = (begin, 0);
+        for read in reads {
+            now += bucket.spend(read, now);
+            spent += read as u64;
+            // Half of the bucket is there again, up to the last nanosecond.
+            let half = rate.max(65_536) as f64 / 2.0;
+            let passed = now.duration_since(begin).as_secs_f64();
+            let least = (spent as f64 - half) / rate as f64;
+            prop_assert!(passed >= least - 1e-6 && passed <= spent as f64 / rate as f64);
+        }
+        prop_assert!(bucket.try_take(32_000, now + Duration::from_nanos(1)));
+        prop_assert_eq!(SharedBucket::new(0).spend(1 << 30, now), Duration::ZERO);
+    }
+
+    #[test]
     fn a_nonce_is_good_for_its_client_and_its_time_only(
         seed: u8,
         client: [u8; 4],

@@ -181,7 +181,8 @@ pub(super) fn class_and_method(text: &str) -> (Class, Method) {
         "send" => (Class::Indication, Method::SEND),
         "keepalive" => (Class::Indication, Method::BINDING),
         "success" => (Class::Success, Method::BINDING),
-        "connect" => (Class::Request, Method::new(0x00A)),
+        "connect" => (Class::Request, Method::CONNECT),
+        "attach" => (Class::Request, Method::CONNECTION_BIND),
         other => panic!("no such method: {other}"),
     }
 }

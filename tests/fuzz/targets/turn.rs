@@ -16,7 +16,7 @@ use turncast::telemetry::Secret;
 use turncast::turn::{
     Action, Actions, DefaultFamily, DiscoveryPair, FiveTuple, FixedUser, HEADROOM, HeldSocket,
     Icmp, Limits, NatDiscovery, Options, RelayAddress, RelayId, Server, Shared, TAILROOM,
-    Transport, Verdict,
+    TcpLimits, Transport, Verdict,
 };
 
 const REALM: &str = "turncast";
@@ -30,7 +30,9 @@ const STRANGER: SocketAddr =
 /// Opcode, modulo 8: 0 a datagram of the client; 1 the attributes of a request that gets the right
 /// credentials, its method being the first byte; 2 a peer's datagram, and an ICMP error of the same
 /// bytes; 3 time passes, the first byte in minutes; 4 as 0, from a stranger; 5 an allocation;
-/// 6 permission and channel for the peer; 7 a datagram of the client with a FINGERPRINT.
+/// 6 permission and channel for the peer; 7 a datagram of the client with a FINGERPRINT. With 128
+/// added the client comes over TCP: there 5 is an allocation for TCP, 2 a connection of the peer,
+/// 6 a Connect, and a ConnectionBind by 1 is for the last connection.
 pub fn turn_server(input: &[u8]) {
     let mut script = Script::new();
     let mut rest = input;
@@ -40,6 +42,7 @@ pub fn turn_server(input: &[u8]) {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
         let (bytes, next) = after.split_at(len);
         rest = next;
+        script.transport = if *opcode < 128 { Transport::Udp } else { Transport::Tcp };
         script.step(opcode % 8, bytes);
     }
 }
@@ -50,6 +53,8 @@ struct Script {
     client: SocketAddr,
     nonce: Vec<u8>,
     relays: Vec<RelayId>,
+    transport: Transport,
+    connection: Vec<u8>,
     counter: u8,
 }
 
@@ -62,15 +67,28 @@ impl Script {
         let server = Server::new(shared, metrics.worker(), entropy);
         let now = Now { instant: Instant::now(), unix_secs: 1_800_000_000 };
         let client = address("198.51.100.1:5000");
-        Self { server, now, client, nonce: Vec::new(), relays: Vec::new(), counter: 0 }
+        let (nonce, relays, connection) = (Vec::new(), Vec::new(), Vec::new());
+        let transport = Transport::Udp;
+        Self { server, now, client, nonce, relays, transport, connection, counter: 0 }
     }
 
     fn step(&mut self, opcode: u8, bytes: &[u8]) {
         match (opcode, bytes) {
             (0, _) => self.client_says(self.client, bytes),
             (1, [method, attributes @ ..]) => {
-                self.request(Method::new(u16::from(*method)), |writer| tlvs(writer, attributes));
+                let (method, id) = (Method::new(u16::from(*method)), self.connection.clone());
+                if (method, self.transport) == (Method::CONNECTION_BIND, Transport::Tcp) {
+                    // A connection of its own, by the same nonce.
+                    self.transport = Transport::Tls;
+                }
+                self.request(method, |writer| match method {
+                    Method::CONNECTION_BIND => {
+                        tlvs(writer.attribute(attr::CONNECTION_ID, &id), attributes)
+                    }
+                    _ => tlvs(writer, attributes),
+                });
             }
+            (2, _) if self.transport == Transport::Tcp => self.peer_connects(bytes.len()),
             (2, _) => {
                 self.peer_says(bytes);
                 self.icmp_says(bytes);
@@ -82,9 +100,17 @@ impl Script {
                 self.carry_out(actions);
             }
             (4, _) => self.client_says(STRANGER, bytes),
-            (5, _) => self.request(Method::ALLOCATE, |writer| {
-                writer.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
-            }),
+            (5, _) => {
+                let protocol = if self.transport == Transport::Tcp { 6 } else { 17 };
+                self.request(Method::ALLOCATE, |writer| {
+                    writer.attribute(attr::REQUESTED_TRANSPORT, &[protocol, 0, 0, 0])
+                });
+            }
+            (6, _) if self.transport == Transport::Tcp => {
+                for method in [Method::CREATE_PERMISSION, Method::CONNECT] {
+                    self.request(method, |w| w.xor_address(attr::XOR_PEER_ADDRESS, peer()));
+                }
+            }
             (6, _) => self.request(Method::CHANNEL_BIND, |writer| {
                 writer
                     .attribute(attr::CHANNEL_NUMBER, &[0x40, 0, 0, 0])
@@ -132,7 +158,7 @@ impl Script {
     fn client_says(&mut self, client: SocketAddr, datagram: &[u8]) {
         let mut actions = Actions::new();
         let server = address("198.51.100.10:3478");
-        let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
+        let five_tuple = FiveTuple { transport: self.transport, client, server };
         match self.server.handle_client(self.now, five_tuple, datagram, &mut actions) {
             Verdict::ToPeer { relay, payload, .. } => {
                 assert!(self.relays.contains(&relay), "a socket that nobody bound");
@@ -157,6 +183,15 @@ impl Script {
         if let Verdict::ToClient { datagram, .. } = verdict {
             assert_inside(&datagram, buffer.len());
         }
+    }
+
+    /// Another connection of the peer for each length.
+    fn peer_connects(&mut self, port: usize) {
+        let Some(relay) = self.relays.last().copied() else { return };
+        let from = SocketAddr::new(peer().ip(), port as u16);
+        let (socket, mut actions) = (HeldSocket::new(from), Actions::new());
+        self.server.handle_incoming(self.now, relay, from, socket, &mut actions);
+        self.carry_out(actions);
     }
 
     /// An ICMP error: type, code and data out of the payload.
@@ -184,8 +219,11 @@ impl Script {
                     if let Some(nonce) = answer.first(attr::NONCE) {
                         self.nonce = nonce.to_vec();
                     }
+                    if let Some(id) = answer.first(attr::CONNECTION_ID) {
+                        self.connection = id.to_vec();
+                    }
                 }
-                Action::Bind { relay, .. } => {
+                Action::Bind { relay, .. } | Action::Listen { relay, .. } => {
                     self.relays.push(relay);
                     let mut more = Actions::new();
                     self.server.bound(self.now, relay, Ok(()), &mut more);
@@ -203,6 +241,16 @@ impl Script {
                     self.carry_out(more);
                 }
                 Action::Close { relay } => self.relays.retain(|open| *open != relay),
+                Action::Connect { relay, connection, peer, .. } => {
+                    let mut more = Actions::new();
+                    let socket = Ok(HeldSocket::new(peer));
+                    self.server.connected(self.now, relay, connection, socket, &mut more);
+                    self.carry_out(more);
+                }
+                Action::Splice { socket, .. } => {
+                    assert!(socket.into_socket::<SocketAddr>().is_some(), "as it was held");
+                }
+                Action::Abandon { .. } => {}
             }
         }
     }
@@ -256,6 +304,11 @@ fn options() -> Options {
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
         alternate_domain: None,
+        tcp_relay: Some(TcpLimits {
+            connections: 3,
+            connections_per_allocation: 2,
+            pending_per_allocation: 2,
+        }),
         nat_discovery: discovery(),
         host_addresses: vec![own],
         limits: Limits {

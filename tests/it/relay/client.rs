@@ -105,6 +105,39 @@ impl Client {
         })
     }
 
+    /// Allocates for TCP (RFC 6062) and gives the relayed address, or the error code.
+    pub(crate) fn allocate_tcp(&mut self) -> Result<SocketAddr, u16> {
+        let answer = self.request(stun::METHOD_ALLOCATE, |message| {
+            message.add(attr::ATTR_REQUESTED_TRANSPORT, &[6, 0, 0, 0]);
+        })?;
+        Ok(address(&answer, attr::ATTR_XOR_RELAYED_ADDRESS))
+    }
+
+    /// Has the relay connect to a peer, and gives the id of the connection.
+    pub(crate) fn connect(&mut self, peer: SocketAddr) -> Result<u32, u16> {
+        let answer = self.request(stun::METHOD_CONNECT, |message| add_address(message, peer))?;
+        Ok(connection_id(&answer))
+    }
+
+    /// Turns this connection into the data connection of that id.
+    pub(crate) fn bind_connection(&mut self, id: u32) -> Result<(), u16> {
+        let id = id.to_be_bytes();
+        self.request(stun::METHOD_CONNECTION_BIND, |message| {
+            message.add(attr::ATTR_CONNECTION_ID, &id);
+        })
+        .map(drop)
+    }
+
+    /// The id and the peer of the next ConnectionAttempt.
+    pub(crate) fn attempt(&self) -> (u32, SocketAddr) {
+        loop {
+            let message = parse(self.datagram());
+            if message.typ.method == stun::METHOD_CONNECTION_ATTEMPT {
+                return (connection_id(&message), address(&message, attr::ATTR_XOR_PEER_ADDRESS));
+            }
+        }
+    }
+
     /// Ends the relayed address of a family: 1 for IPv4, 2 for IPv6.
     pub(crate) fn delete_family(&mut self, family: u8) -> Result<(), u16> {
         self.request(stun::METHOD_REFRESH, |message| {
@@ -293,6 +326,11 @@ fn parse(datagram: Vec<u8>) -> Message {
 fn add_address(message: &mut Message, peer: SocketAddr) {
     let peer = XorMappedAddress { ip: peer.ip(), port: peer.port() };
     peer.add_to_as(message, attr::ATTR_XOR_PEER_ADDRESS).expect("an address attribute");
+}
+
+fn connection_id(message: &Message) -> u32 {
+    let id = message.get(attr::ATTR_CONNECTION_ID).expect("a CONNECTION-ID attribute");
+    u32::from_be_bytes(id.try_into().expect("4 bytes"))
 }
 
 /// Every relayed address of an answer, in order.

@@ -3,7 +3,7 @@
 use super::Script;
 use crate::turn::tests::bench::fixed;
 use crate::turn::tests::words::{Words, credential_hash, nat_discovery};
-use crate::turn::{DefaultFamily, RelayAddress};
+use crate::turn::{DefaultFamily, RelayAddress, TcpLimits};
 
 impl Script {
     pub(super) fn configure(&mut self, words: &Words<'_>) {
@@ -22,6 +22,7 @@ impl Script {
                 "lifetime" => limits.lifetime_secs_max = number(),
                 "new_peers" => limits.new_peers_per_min = number(),
                 "bandwidth_of_user" => limits.bandwidth_per_user_bytes_per_sec = number().into(),
+                "tcp" => options.tcp_relay = Some(tcp_limits(value)),
                 "dont_fragment" => options.dont_fragment = value == "yes",
                 "default_family" => options.default_family = DefaultFamily::Client,
                 "alternate" => options.alternate_servers.push(value.parse().expect("a server")),
@@ -71,4 +72,13 @@ impl Script {
             grant.allow(peer.parse().expect("an address")).expect("room in the scope");
         }
     }
+}
+
+/// How many connections there may be in all, per allocation, and pending.
+fn tcp_limits(text: &str) -> TcpLimits {
+    let numbers: Vec<u32> = text.split('/').map(|n| n.parse().expect("a number")).collect();
+    let [connections, connections_per_allocation, pending_per_allocation] = numbers[..] else {
+        panic!("three numbers: {text}");
+    };
+    TcpLimits { connections, connections_per_allocation, pending_per_allocation }
 }

@@ -13,6 +13,7 @@
 //! > peer6 ADDRESS to NAME TEXT    on the IPv6 one of a dual allocation
 //! > icmp PEER to NAME TYPE CODE DATA   an ICMP error about a datagram from there to PEER
 //! > bound RESULT                  what became of the last bind, when `config bind=manual`
+//! > ... about connections         see `tcp`
 //! > wait SECS, > sweep, > revoke GRANT, > close, > release
 //! < what the engine did           written by the test
 //! + what it counted               written by the test
@@ -22,17 +23,18 @@ mod configure;
 mod log;
 mod requests;
 mod steps;
+mod tcp;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::bench::{Bench, options};
+use super::bench::{Bench, five_tuple, options};
 use super::words::Words;
 use crate::metrics::{Code, DropReason, Limit, Method as Label};
 use crate::turn::reject::Why;
-use crate::turn::{Options, RelayId};
+use crate::turn::{FiveTuple, Options, RelayId, Transport};
 
 #[test]
 fn every_transcript_is_replayed_to_the_letter_and_sees_every_refusal() {
@@ -90,6 +92,9 @@ const LIMITS: &[Limit] = &[
     Limit::Unauthenticated,
     Limit::RelayPorts,
     Limit::Descriptors,
+    Limit::TcpConnections,
+    Limit::TcpConnectionsPerAllocation,
+    Limit::TcpPendingPerAllocation,
 ];
 
 fn transcripts() -> Vec<PathBuf> {
@@ -119,10 +124,11 @@ struct Script {
     counted: HashMap<String, u64>,
     /// The last RESERVATION-TOKEN that a client was told.
     token: Vec<u8>,
+    connections: tcp::Connections,
 }
 
 struct Client {
-    address: SocketAddr,
+    five_tuple: FiveTuple,
     key: Option<Vec<u8>>,
     last: Vec<u8>,
 }
@@ -137,6 +143,7 @@ impl Script {
             to_bind: VecDeque::new(),
             counted: HashMap::new(),
             token: Vec::new(),
+            connections: tcp::Connections::default(),
         };
         let mut out = String::new();
         for line in text.lines().filter(|line| !line.starts_with(['<', '+'])) {
@@ -145,9 +152,12 @@ impl Script {
             match words[..] {
                 [] | ["#", ..] => {}
                 ["config", ref rest @ ..] => script.configure(&Words::parse(rest)),
-                ["client", name, address] => {
-                    let address = address.parse().expect("an address");
-                    let client = Client { address, key: None, last: Vec::new() };
+                ["client", name, address, ref scheme @ ..] => {
+                    let mut five_tuple = five_tuple(address.parse().expect("an address"));
+                    let said = |transport: &Transport| scheme == [transport.scheme()];
+                    let transport = Transport::ALL.into_iter().find(said);
+                    five_tuple.transport = transport.unwrap_or(Transport::Udp);
+                    let client = Client { five_tuple, key: None, last: Vec::new() };
                     script.clients.insert(name.to_owned(), client);
                 }
                 ["grant", name, ref rest @ ..] => script.grant(name, &Words::parse(rest)),

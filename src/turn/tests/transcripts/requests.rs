@@ -36,7 +36,8 @@ impl Script {
     /// replaces; `integrity=sha1|sha256|both`, `cut=BYTES` of it; `tx=` a transaction id; `peer=`,
     /// `at=` another address of ours, `over=tcp`; `change=`, `port=`, `padding=` (RFC 5780);
     /// `channel=`, `transport=`, `family=`, `additional=`, `lifetime=`, `text=`, `even`, `reserve`
-    /// (EVEN-PORT), `token` (the last one told), `attr=KIND:HEX`, `behind=KIND:HEX` (after the
+    /// (EVEN-PORT), `token` (the last one told), `id=`
+    /// (the CONNECTION-ID of that number), `attr=KIND:HEX`, `behind=KIND:HEX` (after the
     /// integrity); `fingerprint`, `fingerprint=wrong`.
     fn build(&mut self, name: &str, method: &str, words: &Words<'_>) -> Vec<u8> {
         let (class, method) = class_and_method(method);
@@ -46,6 +47,9 @@ impl Script {
         }
         if words.get("token") == Some("") {
             ask.attributes.push((attr::RESERVATION_TOKEN, self.token.clone()));
+        }
+        if let Some(number) = words.get("id") {
+            ask.attributes.push((attr::CONNECTION_ID, self.connections.id(number).to_vec()));
         }
         read_attributes(words, &mut ask);
         let has_transport = words.has("transport") || words.get("without") == Some("transport");
@@ -75,7 +79,7 @@ impl Script {
         let key = Bench::keys(&holds).by(algorithm).to_vec();
         let client = self.clients.get_mut(name).expect("a client");
         client.key = Some(key.clone());
-        let address = client.address;
+        let address = client.five_tuple.client;
         let nonce = self.nonce(address, words);
         let says = words.get("says").map(payload);
         let username = says.unwrap_or_else(|| holds.username.clone().into_bytes());

@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 
 use super::Script;
 use crate::stun::{Message, attr};
-use crate::turn::tests::bench::{bind_failure, five_tuple};
+use crate::turn::tests::bench::bind_failure;
 use crate::turn::tests::words::{describe, payload, sent, show, way};
-use crate::turn::{Action, Actions, HEADROOM, HeldSocket, Icmp, RelayId, TAILROOM, Verdict};
+use crate::turn::{
+    Action, Actions, FiveTuple, HEADROOM, HeldSocket, Icmp, RelayId, TAILROOM, Verdict,
+};
 
 impl Script {
     pub(super) fn step(&mut self, words: &[&str], out: &mut String) {
         let mut actions = Actions::new();
         match *words {
+            _ if self.tcp_step(words, &mut actions) => {}
             ["wait", secs] => self.bench().wait(secs.parse().expect("seconds")),
             ["sweep"] => {
                 let bench = self.bench();
@@ -47,7 +50,7 @@ impl Script {
                 let datagram = self.datagram(name, rest);
                 let client = self.clients.get_mut(name).expect("a client");
                 client.last.clone_from(&datagram);
-                let from = sent(rest, five_tuple(client.address));
+                let from = sent(rest, client.five_tuple);
                 let bench = self.bench();
                 let now = bench.now;
                 let verdict = bench.server.handle_client(now, from, &datagram, &mut actions);
@@ -64,6 +67,7 @@ impl Script {
             [] => panic!("an empty step"),
         }
         self.work(actions, out);
+        self.tcp_ends(out);
     }
 
     fn work(&mut self, actions: Actions, out: &mut String) {
@@ -75,12 +79,16 @@ impl Script {
                     if let Some(token) = message.first(attr::RESERVATION_TOKEN) {
                         self.token = token.to_vec();
                     }
-                    let address = taken.client;
-                    let is = |other: SocketAddr| (other != address, other.ip() != address.ip());
-                    let known = self.clients.iter().min_by_key(|(_, known)| is(known.address));
+                    let to = taken.client;
+                    let far = |known: FiveTuple| {
+                        let other_ip = known.client.ip() != to.ip();
+                        (known.client != to, known.transport != taken.transport, other_ip)
+                    };
+                    let known = self.clients.iter().min_by_key(|(_, known)| far(known.five_tuple));
                     let (name, client) = known.expect("known");
                     let answer = describe(&bytes, client.key.as_deref());
-                    let way = way(five_tuple(client.address), taken);
+                    let answer = self.connections.describe(&bytes, answer);
+                    let way = way(client.five_tuple, taken);
                     writeln!(out, "< {name} {answer}{way}").expect("a string takes all");
                 }
                 Action::Bind { relay, local } => {
@@ -113,6 +121,7 @@ impl Script {
                     let family = if family == 0 { "" } else { " ipv6" };
                     writeln!(out, "< close {place}{family}").expect("a string takes all");
                 }
+                other => self.tcp_work(other, &mut more, out),
             }
         }
         if !more.is_empty() {
@@ -122,10 +131,10 @@ impl Script {
 
     fn peer(&mut self, peer: &str, name: &str, text: &str, second: bool, out: &mut String) {
         let payload = payload(text);
-        let address = self.clients[name].address;
+        let five_tuple = self.clients[name].five_tuple;
         let peer = peer.parse().expect("an address");
         let bench = self.bench();
-        let relay = bench.server.relay_of(&five_tuple(address)).expect("an allocation");
+        let relay = bench.server.relay_of(&five_tuple).expect("an allocation");
         let relay = if second { RelayId(relay.0 | 1) } else { relay };
         let mut buffer = vec![0xEE; HEADROOM + payload.len() + TAILROOM];
         let range = HEADROOM..HEADROOM + payload.len();
@@ -142,9 +151,9 @@ impl Script {
         let [kind, code, data] = numbers[..] else { panic!("type, code and data") };
         let icmp = Icmp { kind: kind as u8, code: code as u8, data };
         let peer: SocketAddr = peer.parse().expect("an address");
-        let address = self.clients[name].address;
+        let five_tuple = self.clients[name].five_tuple;
         let bench = self.bench();
-        let relay = bench.server.relay_of(&five_tuple(address)).expect("an allocation");
+        let relay = bench.server.relay_of(&five_tuple).expect("an allocation");
         let relay = RelayId(relay.0 & !1 | u32::from(peer.is_ipv6()));
         bench.server.handle_icmp(bench.now, relay, peer, icmp, actions);
     }
