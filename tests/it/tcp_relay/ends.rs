@@ -1,24 +1,16 @@
 //! What ends a connection, and what it takes along (RFC 6062, section 5.5).
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::{CONFIG, Waiting, allocated, bind, call, client, expect, pattern, spliced, start};
+use super::{
+    CONFIG, Waiting, allocated, bind, call, client, expect, expect_end, pattern, spliced, start,
+};
 use crate::harness::Setup;
 use crate::streams::read_to_end;
-
-/// Waits for the end of a stream, in order or not.
-#[track_caller]
-fn expect_end(stream: &mut TcpStream) {
-    match stream.read(&mut [0; 64]) {
-        Ok(0) => {}
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        other => panic!("not closed: {other:?}"),
-    }
-}
 
 #[test]
 fn with_the_allocation_all_of_its_connections_end() {

@@ -1,9 +1,9 @@
 //! What bounds connections: how many, how much waits, how fast; and descriptors that run out.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::time::Instant;
 
-use super::{Waiting, allocated, bind, call, expect, pattern, spliced, start};
+use super::{Waiting, allocated, bind, call, expect, expect_end, pattern, spliced, start};
 use crate::harness::DEADLINE;
 use crate::streams::limit;
 
@@ -21,8 +21,8 @@ fn connections_are_counted_per_allocation_and_in_all() {
     assert_eq!(one.connect(peers[2].address), Err(508));
     // Peers that come are bounded alike, and closed at once.
     let mut more = call("127.0.0.3", relayed);
-    assert_eq!(more.read(&mut [0; 8]).unwrap_or(0), 0);
-    assert_eq!(daemon.metric(&limit("tcp_pending_per_allocation")), 2);
+    expect_end(&mut more);
+    daemon.wait_for_metric(&limit("tcp_pending_per_allocation"), 2);
     let _bound = bind(&daemon, id);
     one.connect(peers[2].address).expect("a connection");
     let id = two.connect(peers[0].address).expect("a connection of another allocation");
