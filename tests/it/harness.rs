@@ -90,6 +90,17 @@ impl Setup {
         Daemon::start(self.command(&[]))
     }
 
+    /// As [`Setup::start`], with no more than so many descriptors.
+    #[track_caller]
+    pub(crate) fn start_with_descriptors(&self, most: u32) -> Daemon {
+        let plain = self.command(&[]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {most} && exec \"$@\""), "sh"]);
+        command.arg(plain.get_program()).args(plain.get_args()).env_clear().stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Daemon::start(command)
+    }
+
     /// As [`Setup::start`], with a terminal for the standard output: `script` makes one.
     #[track_caller]
     pub(crate) fn start_on_terminal(&self) -> Daemon {

@@ -12,6 +12,7 @@ mod limits_of_pages;
 mod privacy;
 mod process;
 mod relay;
+mod resilience;
 mod soak;
 mod streams;
 mod turn_clients;

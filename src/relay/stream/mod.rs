@@ -10,6 +10,8 @@ mod client;
 mod connection;
 mod outbox;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
