@@ -323,6 +323,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    #[expect(clippy::print_stderr, reason = "what a failed test has to say")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let end = self.child.try_wait();
@@ -352,7 +353,6 @@ pub(crate) fn in_child(test: &str, shell: &str) -> bool {
         .expect("a child process");
     let (said, errors) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "{said}\n{errors}");
-    eprint!("{errors}");
     false
 }
 
