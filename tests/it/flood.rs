@@ -118,7 +118,6 @@ fn a_flood_of_strangers_that_all_get_answers_leaves_no_memory_behind() {
     assert!(after <= before + SLACK_KIB, "{before} KiB before, {after} KiB after");
     let refused = "turncast_turn_refused_total{method=\"allocate\",code=\"401\"}";
     assert!(daemon.metric(refused) > COUNT as u64 / 2);
-    eprintln!("flood: {before} KiB before, {after} KiB after {COUNT} requests");
     daemon.stop();
 }
 
@@ -159,7 +158,6 @@ fn a_flooded_prefix_is_cut_short_and_starves_nobody_else() {
     assert!(allocations >= 15 && allocations + 1 == daemon.metric("turncast_allocations"));
     assert!(after <= before + SLACK_KIB, "{before} KiB before, {after} KiB after");
     guest.refresh(600).expect("a longer life");
-    eprintln!("flood: {answered} of {COUNT} answered in {secs:.1} s, {before} to {after} KiB");
     daemon.stop();
 }
 
@@ -187,7 +185,6 @@ fn a_flood_out_of_many_prefixes_leaves_no_memory_behind() {
     assert!(after <= before + SLACK_KIB, "{before} KiB before, {after} KiB after");
     // Somebody who is none of them.
     client(&daemon, "198.51.101.1", "late").allocate().expect("an allocation");
-    eprintln!("flood: {before} KiB before, {after} KiB after");
     daemon.stop();
 }
 

@@ -103,6 +103,17 @@ impl Setup {
         Daemon::start(self.command(&[]))
     }
 
+    /// As [`Setup::start`], with no more than so many descriptors.
+    #[track_caller]
+    pub(crate) fn start_with_descriptors(&self, most: u32) -> Daemon {
+        let plain = self.command(&[]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {most} && exec \"$@\""), "sh"]);
+        command.arg(plain.get_program()).args(plain.get_args()).env_clear().stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Daemon::start(command)
+    }
+
     /// As [`Setup::start`], with a terminal for the standard output: `script` makes one.
     #[track_caller]
     pub(crate) fn start_on_terminal(&self) -> Daemon {
@@ -353,6 +364,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    #[expect(clippy::print_stderr, reason = "what a failed test has to say")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let end = self.child.try_wait();
@@ -382,7 +394,6 @@ pub(crate) fn in_child(test: &str, shell: &str) -> bool {
         .expect("a child process");
     let (said, errors) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "{said}\n{errors}");
-    eprint!("{errors}");
     false
 }
 

@@ -97,6 +97,8 @@ impl Client {
 
     /// Handles one message of the client, without its padding.
     pub(super) fn handle_message(&mut self, message: &[u8]) {
+        #[cfg(test)]
+        assert_ne!(message.get(8..20), Some(&super::tests::PANIC[..]), "a panic of a test");
         let Self { engine, actions, now, five_tuple, .. } = self;
         match engine.handle_client(*now, *five_tuple, message, actions) {
             Verdict::Done => {}

@@ -15,6 +15,8 @@ mod outbox;
 mod peers;
 mod registry;
 mod splice;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -17,7 +17,7 @@ use turncast::turn;
 use webrtc_turn::client::ClientConfig;
 use webrtc_util::Conn;
 
-use crate::harness::{in_child, in_network};
+use crate::harness::{self, in_network};
 use client::{Client, DEADLINE, Relayed};
 
 /// A relay with the fixed user `alice`, whose password is `wonder`.
@@ -421,7 +421,7 @@ fn a_flood_of_rubbish_starves_nobody() {
 
 #[test]
 fn a_worker_without_descriptors_refuses_and_recovers() {
-    let test = "relay::a_worker_without_descriptors_refuses_and_recovers";
+    let test = "a_worker_without_descriptors_refuses_and_recovers";
     if !in_child(test, "ulimit -n 100 && exec \"$@\"") {
         return;
     }
@@ -480,4 +480,9 @@ fn a_failed_send_is_counted_and_ends_nothing() {
     assert_eq!(fixture.metrics.allocations(), 2);
     client.refresh(600).expect("the allocation lives");
     other.refresh(600).expect("the allocation lives");
+}
+
+/// See [`harness::in_child`]; `test` is a test of this module.
+fn in_child(test: &str, shell: &str) -> bool {
+    harness::in_child(&format!("relay::{test}"), shell)
 }
