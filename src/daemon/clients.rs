@@ -66,12 +66,12 @@ impl Clients {
         config: &Config,
         bound: Bound,
         streams: &Arc<Streams>,
-        tls: Option<&rustls::ServerConfig>,
+        tls: Option<&tls::Certificates>,
         (metrics, heartbeats): (&Arc<Metrics>, &Heartbeats),
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let gate = Gate::new(limits(config), Arc::clone(metrics));
-        let tls = tls.map(tls::for_turn);
+        let tls = tls.map(|certificates| certificates.offer(ALPN));
         let mut loops = JoinSet::new();
         for (index, (transport, listener)) in bound.0.into_iter().enumerate() {
             let acceptor = edge::Acceptor {
@@ -100,6 +100,10 @@ impl Clients {
         self.stop.send_replace(true);
     }
 }
+
+/// What clients of the relay say that they speak: TURN, or STUN alone (RFC 7443, section 3). Who
+/// does not say it is taken for one of them.
+const ALPN: &[&[u8]] = &[b"stun.turn", b"stun.nat-discovery"];
 
 fn limits(config: &Config) -> edge::Limits {
     let (own, web) = (&config.turn.limits, &config.web.limits);

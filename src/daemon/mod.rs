@@ -16,7 +16,6 @@ mod supervise;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tracing::warn;
@@ -206,11 +205,16 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
 }
 
 /// The files of `[tls]`, read and checked.
-fn certificate(loaded: &Loaded) -> Result<Option<Arc<rustls::ServerConfig>>, Error> {
+fn certificate(loaded: &Loaded) -> Result<Option<tls::Certificates>, Error> {
     let tls = &loaded.config.tls;
     let file = |path: &Path| loaded.locate(path);
     match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => Ok(Some(tls::load(&file(certificate), &file(key))?)),
+        (Some(certificate), Some(key)) => {
+            let host = options::public_host(&loaded.config);
+            let now = Now::read().unix_secs;
+            let pair = tls::Pair::read(&file(certificate), &file(key), host.as_deref(), now)?;
+            Ok(Some(tls::Certificates::new(pair)))
+        }
         _ => Ok(None),
     }
 }

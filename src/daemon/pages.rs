@@ -11,16 +11,21 @@ use tokio::task::JoinSet;
 use tracing::error;
 
 use super::{Error, options, state};
+use crate::acme;
 use crate::config::{Config, HostName, Loaded, Publish, Secrets};
 use crate::credentials::{Entropy, Grants};
 use crate::edge::{self, Gate, Listener};
 use crate::metrics::{Heartbeats, Metrics};
 use crate::relay;
 use crate::signal::{BroadcastKey, Hub};
+use crate::tls;
 use crate::web::{self, Admin, AdminOptions, HubHandle, HubOptions, TurnListener, Web};
 
 /// Connections of the operator's listener, which has places of its own.
 const ADMIN_CONNECTIONS: u32 = 64;
+
+/// What browsers say that they speak.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// Who has a port of the pages, most likely.
 const RIVAL: &str = "; is another turncast or web server running?";
@@ -84,7 +89,9 @@ pub(super) struct Surroundings<'a> {
     pub(super) loaded: &'a Loaded,
     /// The state directory, for the key of `turncast invite`.
     pub(super) state: PathBuf,
-    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) tls: Option<tls::Certificates>,
+    /// What an authority asks for by http-01.
+    pub(super) challenges: acme::Challenges,
     /// Where the relay listens.
     pub(super) turn: Vec<TurnListener>,
     pub(super) relay: relay::Handle,
@@ -121,7 +128,11 @@ impl Pages {
         };
         let hub = HubHandle::start(hub, hub_options, Arc::clone(&metrics));
         let web = Web::new(
-            web_options(around.loaded, around.turn),
+            web::Options {
+                challenges: around.challenges,
+                certificates: around.tls.clone(),
+                ..web_options(around.loaded, around.turn)
+            },
             Arc::clone(&hub),
             Arc::clone(&metrics),
         );
@@ -131,10 +142,11 @@ impl Pages {
         let (stop, stopped) = watch::channel(false);
         let mut loops = JoinSet::new();
         let gate = Gate::new(edge_limits(config), Arc::clone(&metrics));
+        let tls = around.tls.map(|certificates| certificates.offer(ALPN));
         for (index, listener) in bound.web.into_iter().enumerate() {
             let acceptor = edge::Acceptor {
                 gate: Arc::clone(&gate),
-                tls: around.tls.clone(),
+                tls: tls.clone(),
                 heartbeat: heartbeats.add(format!("web-{index}"), Instant::now()),
                 stop: stopped.clone(),
             };
@@ -229,6 +241,7 @@ fn web_options(loaded: &Loaded, turn: Vec<TurnListener>) -> web::Options {
         turn,
         static_dir: config.web.static_dir.as_deref().map(|path| loaded.locate(path)),
         limits: limits(config),
+        ..web::Options::default()
     }
 }
 

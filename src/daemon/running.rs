@@ -15,6 +15,7 @@ use super::report::{self, Listeners};
 use super::state::State;
 use super::supervise::{self, Signals};
 use super::{Error, options, state};
+use crate::acme;
 use crate::config::Loaded;
 use crate::credentials::{Entropy, Grants};
 use crate::metrics::{Heartbeats, Metrics};
@@ -55,11 +56,12 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     };
     let around_clients = (&metrics, &*heartbeats);
     let mut clients =
-        Clients::serve(config, streams, &relay.streams(), tls.as_deref(), around_clients);
+        Clients::serve(config, streams, &relay.streams(), tls.as_ref(), around_clients);
     let around = Surroundings {
         loaded,
         state: state.directory().to_owned(),
         tls,
+        challenges: acme::Challenges::default(),
         turn: listeners.turn.clone(),
         relay: relay.handle(),
         grants,

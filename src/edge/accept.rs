@@ -18,6 +18,7 @@ use super::gate::{Gate, Place};
 use super::stream::{Stream, Wire};
 use crate::metrics::{Heartbeat, Limit};
 use crate::telemetry::Addr;
+use crate::tls;
 
 /// A bound listening socket.
 pub struct Listener {
@@ -58,7 +59,7 @@ pub struct Acceptor {
     /// The limits and counts, shared by all listeners.
     pub gate: Arc<Gate>,
     /// With it every stream is encrypted.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<tls::Offer>,
     /// Beaten at least once a second while the loop turns.
     pub heartbeat: Arc<Heartbeat>,
     /// Turns true, or loses its sender, when nothing more is to be accepted.
@@ -127,7 +128,7 @@ async fn admit(
     tcp: TcpStream,
     remote: SocketAddr,
     place: Place,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<tls::Offer>,
     gate: &Gate,
 ) -> Option<(Stream, Peer)> {
     // Signaling frames are small and awaited: Nagle's algorithm would only delay them.
@@ -135,10 +136,13 @@ async fn admit(
     let local = tcp.local_addr().ok()?;
     let peer = Peer { remote, local, tls: tls.is_some() };
     let wire = Wire::new(tcp, gate.limits().write_stall, place);
-    let Some(config) = tls else {
+    let Some(offer) = tls else {
         return Some((Stream::plain(wire), peer));
     };
-    match timeout(gate.limits().handshake, TlsAcceptor::from(config).accept(wire)).await {
+    let accept = TlsAcceptor::from(offer.server_config()).accept(wire);
+    match timeout(gate.limits().handshake, accept).await {
+        // RFC 8737 §3: the authority has seen what it wanted, and nothing is said in there.
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(tls::ACME_TLS_ALPN) => None,
         Ok(Ok(stream)) => Some((Stream::tls(stream), peer)),
         Ok(Err(err)) => {
             debug!(client = %Addr::from(remote), %err, "TLS handshake failed");

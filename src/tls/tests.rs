@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
-use super::*;
+use super::files::read_chain;
+use super::validity::{Validity, renewal_id};
 
 /// A certificate for 2020 to 2040, and its key.
 struct Pair {
@@ -41,7 +42,17 @@ impl Pair {
     }
 
     fn load_at(&self, certificate: &str, key: &str, unix_secs: u64) -> Result<(), String> {
-        load_at(&self.path(certificate), &self.path(key), unix_secs)
+        self.load_for(None, certificate, key, unix_secs)
+    }
+
+    fn load_for(
+        &self,
+        host: Option<&str>,
+        certificate: &str,
+        key: &str,
+        unix_secs: u64,
+    ) -> Result<(), String> {
+        super::Pair::read(&self.path(certificate), &self.path(key), host, unix_secs)
             .map(|_| ())
             .map_err(|err| err.to_string())
     }
@@ -50,13 +61,6 @@ impl Pair {
     fn refusal(&self, certificate: &str, key: &str) -> String {
         self.load_at(certificate, key, NOW).expect_err("they are refused")
     }
-}
-
-#[test]
-fn a_good_pair_speaks_http_1_1() {
-    let pair = Pair::new();
-    let config = load_at(&pair.path("cert.pem"), &pair.path("key.pem"), NOW).expect("a good pair");
-    assert_eq!(config.alpn_protocols, [b"http/1.1".to_vec()]);
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl Host {
         &self.name
     }
 
+    /// Whether it is an IP address, not a name.
+    pub(super) fn is_address(&self) -> bool {
+        self.name.starts_with('[') || self.name.parse::<std::net::Ipv4Addr>().is_ok()
+    }
+
     /// With the port, as a browser writes it into a URL.
     pub(super) fn authority(&self) -> &str {
         &self.authority

@@ -25,6 +25,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -33,9 +34,11 @@ pub use hub::{HubHandle, HubOptions};
 pub use ice::{TurnListener, ice_urls};
 pub use limits::Limits;
 
+use crate::acme;
 use crate::edge;
 use crate::metrics::Metrics;
 use crate::net::Prefix;
+use crate::tls;
 
 /// Who may broadcast without a key: `broadcast.publish`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +70,13 @@ pub struct Options {
     pub only_loopback_listeners: bool,
     /// Where the relay listens.
     pub turn: Vec<TurnListener>,
+    /// What an authority asks for by http-01.
+    pub challenges: acme::Challenges,
+    /// The certificate of our own listeners, when they speak TLS.
+    pub certificates: Option<tls::Certificates>,
+    /// For how long browsers shall come by HTTPS alone, once they came to a name with a trusted
+    /// certificate. Zero: not said.
+    pub hsts: Duration,
     /// A directory whose files stand in for the embedded pages.
     pub static_dir: Option<PathBuf>,
     /// What one client may ask for.
@@ -84,6 +94,9 @@ impl Default for Options {
             publish: Publish::Auto,
             only_loopback_listeners: false,
             turn: Vec::new(),
+            challenges: acme::Challenges::default(),
+            certificates: None,
+            hsts: Duration::from_secs(86_400),
             static_dir: None,
             limits: Limits::default(),
         }

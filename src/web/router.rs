@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/`, `/broadcast`, `/watch/ROOM` | pages |
 //! | `/static/...` | what belongs to them |
+//! | `/.well-known/acme-challenge/TOKEN` | for the certificate authority, by plain HTTP or not |
 //! | `/ws` | the WebSocket of the hub |
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use super::ws::Ticket;
 use super::{Web, client, handshake, http, ws};
 use crate::edge;
 use crate::metrics::Refusal;
+use crate::tls::{self, Trust};
 
 /// Serves one stream: requests, and the WebSocket that one of them may open.
 pub(super) async fn serve(web: &Arc<Web>, stream: edge::Stream, peer: edge::Peer) {
@@ -60,11 +62,30 @@ fn route(
                 Err(denied) => denied.answer(),
             }
         }
-        Ok(_) => page(web, &request),
+        Ok(_) => match web.options.challenges.answer(request.uri().path()) {
+            Some(answer) => answer::report(StatusCode::OK, "application/octet-stream", answer),
+            None => page(web, &request),
+        },
     };
     let mut answer = answer::without_body(answer, &method);
-    answer::protect(&mut answer, checked.ok(), secure, &options.frame_ancestors);
+    let host = checked.ok();
+    answer::protect(&mut answer, host, secure, &options.frame_ancestors);
+    if peer.tls && host.is_some_and(|host| is_pinned(web, host)) {
+        answer::secure_only(&mut answer, options.hsts);
+    }
     answer
+}
+
+/// Whether a browser may be told that this host is never to be asked without TLS: a name, with a
+/// certificate that browsers trust. One that learns it for `localhost` would apply it to every
+/// other server there.
+fn is_pinned(web: &Web, host: &Host) -> bool {
+    let options = &web.options;
+    let trusted = |certificates: &tls::Certificates| certificates.trust() == Trust::Trusted;
+    !options.hsts.is_zero()
+        && host.name() != "localhost"
+        && !host.is_address()
+        && options.certificates.as_ref().is_some_and(trusted)
 }
 
 /// What somebody is told who asked for a name that is not ours.

@@ -137,7 +137,11 @@ mod tls {
         let mut setup = Setup::open();
         setup.web.public_host = Some("live.example".to_owned());
         setup.edge.handshake = handshake;
-        setup.tls = Some(crate::tls::load(&certificate, &key).expect("a good pair"));
+        let now = crate::net::Now::read().unix_secs;
+        let pair = crate::tls::Pair::read(&certificate, &key, None, now).expect("a good pair");
+        let certificates = crate::tls::Certificates::new(pair);
+        setup.tls = Some(certificates.offer(&[b"http/1.1"]));
+        setup.web.certificates = Some(certificates);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from(own.cert.der().to_vec())).expect("a root");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -159,7 +163,7 @@ mod tls {
         stream.write_all(request.as_bytes()).await.expect("written");
         let reply = Reply::read(&mut stream).await;
         assert_eq!(reply.status, 200);
-        assert_eq!(reply.header("strict-transport-security"), "max-age=31536000");
+        assert_eq!(reply.header("strict-transport-security"), "max-age=86400");
         let policy = reply.header("content-security-policy");
         assert!(policy.contains("connect-src 'self' wss://live.example;"), "{policy}");
     }

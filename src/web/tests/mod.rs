@@ -43,7 +43,7 @@ struct Server {
 struct Setup {
     web: Options,
     edge: edge::Limits,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<crate::tls::Offer>,
     credential_ttl_secs: Option<u32>,
 }
 
