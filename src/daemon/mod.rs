@@ -6,6 +6,7 @@
 //! configuration and bind nothing. Reload and socket activation are not built yet.
 
 mod addresses;
+mod certificates;
 mod clients;
 mod options;
 mod pages;
@@ -15,7 +16,6 @@ mod state;
 mod supervise;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tracing::warn;
@@ -138,13 +138,14 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] when the daemon could not start for a reason that is known without trying.
 pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error> {
-    certificate(loaded)?;
+    let directory = state::directory(loaded, environment).ok();
+    let certificate = certificates::describe(loaded, directory.as_deref())?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let relay = addresses::relay_addresses(&loaded.config, &host);
-    let directory = state::directory(loaded, environment).ok();
     let descriptors = descriptors();
     let allocations = options::allocations(&loaded.config, descriptors);
-    let mut text = report::check(loaded, directory.as_deref(), &host, &relay, allocations);
+    let known = report::Known { state: directory.as_deref(), certificate: &certificate };
+    let mut text = report::check(loaded, &known, &host, &relay, allocations);
     if let Some(missing) = foreign(&relay, &host) {
         let error = Error::RelayAddress { address: missing };
         text += &format!("\nwarning: {error}; the daemon would not start here\n");
@@ -202,21 +203,6 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
         "credential": credential.password.expose(),
     });
     Ok(answer.to_string())
-}
-
-/// The files of `[tls]`, read and checked.
-fn certificate(loaded: &Loaded) -> Result<Option<tls::Certificates>, Error> {
-    let tls = &loaded.config.tls;
-    let file = |path: &Path| loaded.locate(path);
-    match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => {
-            let host = options::public_host(&loaded.config);
-            let now = Now::read().unix_secs;
-            let pair = tls::Pair::read(&file(certificate), &file(key), host.as_deref(), now)?;
-            Ok(Some(tls::Certificates::new(pair)))
-        }
-        _ => Ok(None),
-    }
 }
 
 /// The local address among `relay` that is no address of this host. On loopback the whole

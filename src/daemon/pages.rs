@@ -136,8 +136,11 @@ impl Pages {
             Arc::clone(&hub),
             Arc::clone(&metrics),
         );
-        let admin_options =
-            AdminOptions { allowed_hosts: names(&config.admin.allowed_hosts), limits };
+        let admin_options = AdminOptions {
+            allowed_hosts: names(&config.admin.allowed_hosts),
+            certificates: around.tls.clone(),
+            limits,
+        };
         let admin = Admin::new(admin_options, Arc::clone(&metrics), Arc::clone(&heartbeats));
         let (stop, stopped) = watch::channel(false);
         let mut loops = JoinSet::new();
@@ -241,6 +244,7 @@ fn web_options(loaded: &Loaded, turn: Vec<TurnListener>) -> web::Options {
         turn,
         static_dir: config.web.static_dir.as_deref().map(|path| loaded.locate(path)),
         limits: limits(config),
+        hsts: Duration::from_secs(u64::from(config.tls.hsts_secs)),
         ..web::Options::default()
     }
 }

@@ -144,10 +144,18 @@ pub(super) fn greeting(
     text
 }
 
+/// What was found without starting anything.
+pub(super) struct Known<'a> {
+    /// The state directory; `None` when there can be none.
+    pub(super) state: Option<&'a Path>,
+    /// What there is to say of the certificate.
+    pub(super) certificate: &'a [String],
+}
+
 /// What `turncast check` prints.
 pub(super) fn check(
     loaded: &Loaded,
-    state: Option<&Path>,
+    known: &Known<'_>,
     host: &[IpAddr],
     relay: &[RelayAddress],
     allocations: u32,
@@ -160,7 +168,7 @@ pub(super) fn check(
         Some(path) => format!("{} is good", path.display()),
         None => "none, every key has its default".to_owned(),
     };
-    let state = match state {
+    let state = match known.state {
         Some(path) if path.exists() => path.display().to_string(),
         Some(path) => format!("{} (turncast run makes it)", path.display()),
         None => "nowhere: set state_dir".to_owned(),
@@ -169,6 +177,7 @@ pub(super) fn check(
     for (url, what) in listeners.urls(config) {
         text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
     }
+    let certificate = known.certificate.join("\n               ");
     let ports = config.turn.relay_ports;
     for address in relay {
         let ports = format!("ports {}-{}", ports.first, ports.last);
@@ -195,7 +204,7 @@ pub(super) fn check(
         (true, _) => "open to everybody",
         (false, _) => "with a key: turncast invite prints the link",
     };
-    text += &format!("  broadcasting  {publish}\n");
+    text += &format!("  broadcasting  {publish}\n  certificate  {certificate}\n");
     for warning in &loaded.warnings {
         text += &format!("\n{}\n", warning.text);
     }

@@ -209,6 +209,39 @@ impl Drop for State {
     }
 }
 
+/// The text of a file that [`keep`] wrote; `None` when there is none.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn kept(directory: &Path, name: &str) -> Result<Option<String>, Error> {
+    let path = directory.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", &path)(error)),
+    }
+}
+
+/// Keeps a text in a file of the state directory, whole or not at all, with mode 0600.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn keep(directory: &Path, name: &str, text: &str) -> Result<(), Error> {
+    write(&directory.join(name), text)
+}
+
+/// Removes a file that [`keep`] wrote, if there is one.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn forget(directory: &Path, name: &str) -> Result<(), Error> {
+    let path = directory.join(name);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Where the pages of the daemon are that runs with this directory.
 pub(super) fn running_pages(directory: &Path) -> Option<String> {
     let text = std::fs::read_to_string(directory.join("lock")).ok()?;
