@@ -47,6 +47,8 @@ pub(super) async fn account(
                 terms_of_service_agreed: true,
                 only_return_existing: false,
             };
+            // An account that could not be kept would be made again at every attempt.
+            (hooks.write)(ACCOUNT, Some("{}")).map_err(Failed::ours)?;
             let directory = options.directory.clone();
             let (account, credentials) =
                 builder.create(&new, directory, None).await.map_err(failed)?;

@@ -290,15 +290,14 @@ fn hooks(directory: &Path, served: &Certificates, metrics: &Arc<Metrics>) -> Hoo
             install(&installed, &renewed, pair);
             Ok(facts)
         }),
-        open_tls_challenge: Box::new(move |name, issued| {
-            match issued {
-                Some(issued) => {
-                    let pair = pair(issued).map_err(|err| err.to_string())?;
-                    challenged.open_challenge(name, &pair);
-                }
-                None => challenged.close_challenge(name),
+        open_tls_challenge: Box::new(move |name, issued| match issued {
+            Some(Issued { chain, key }) => {
+                challenged.open_challenge(name, chain, key.expose()).map_err(|err| err.to_string())
             }
-            Ok(())
+            None => {
+                challenged.close_challenge(name);
+                Ok(())
+            }
         }),
         note: Box::new(move |failure| {
             if failure.is_some() {

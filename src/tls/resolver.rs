@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::{Pair, Trust};
+use super::{Error, Pair, Trust, pair};
 
 /// The protocol by which an authority asks for a challenge certificate (RFC 8737, section 6.1).
 /// Nothing is ever said inside it.
@@ -66,11 +66,16 @@ impl Certificates {
         self.served().trust()
     }
 
-    /// Answers a challenge by tls-alpn-01 (RFC 8737) for the SNI `name` with this pair, until
-    /// [`Certificates::close_challenge`].
-    pub fn open_challenge(&self, name: &str, pair: &Pair) {
+    /// Answers a challenge by tls-alpn-01 (RFC 8737) for the SNI `name` with this certificate and
+    /// its key, both PEM, until [`Certificates::close_challenge`].
+    ///
+    /// # Errors
+    /// [`Error::Text`] when the texts cannot be read.
+    pub fn open_challenge(&self, name: &str, chain: &str, key: &str) -> Result<(), Error> {
+        let answer = pair::challenge(chain, key)?;
         let mut challenges = self.0.challenges.write().unwrap_or_else(PoisonError::into_inner);
-        challenges.insert(name.to_ascii_lowercase(), Arc::clone(pair.certified()));
+        challenges.insert(name.to_ascii_lowercase(), answer);
+        Ok(())
     }
 
     /// Answers no challenge for the SNI `name` any more.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::harness::{Daemon, Setup, get, text};
 use crate::https;
-use crate::process::{Daemon, Setup, get, text};
 
 const NAME: &str = "live.example.org";
 const FILES: &str = "public_host = \"live.example.org\"\n\

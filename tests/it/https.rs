@@ -9,7 +9,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, StreamOwned};
 
-use crate::process::DEADLINE;
+use crate::harness::DEADLINE;
 
 /// A connection whose handshake is over.
 pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;

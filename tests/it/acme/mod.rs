@@ -15,8 +15,8 @@ use address::Address;
 use pebble::Pebble;
 
 use crate::certificates::health;
+use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::https;
-use crate::process::{DEADLINE, Daemon, Setup};
 
 pub(crate) const NAME: &str = "live.example.org";
 const ISSUED: &str = "the authority has issued a certificate";

@@ -10,8 +10,8 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
 use super::address::Address;
+use crate::harness::DEADLINE;
 use crate::https;
-use crate::process::DEADLINE;
 
 /// `pebble` and its name server, in which every name leads to the address of the test.
 pub(super) struct Pebble {

@@ -16,7 +16,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use super::address::Address;
-use crate::process::DEADLINE;
+use crate::harness::DEADLINE;
 
 /// A request that the stub got: the path, and the payload of its JWS.
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use super::address::Address;
 use super::stub::Stub;
 use super::{ISSUED, NAME, REFUSED, setup};
 use crate::certificates::health;
+use crate::harness::Setup;
 use crate::https;
-use crate::process::Setup;
 
 const PAST: (&str, &str) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
 const FUTURE: (&str, &str) = ("2099-01-01T00:00:00Z", "2099-01-02T00:00:00Z");
@@ -22,7 +22,8 @@ fn an_address_is_ordered_with_the_profile_for_short_lives_and_a_name_is_not() {
     let address = own.ip().to_string();
     for (host, profile) in [(address.as_str(), json!("shortlived")), (NAME, Value::Null)] {
         let stub = Stub::start(&own);
-        let mut daemon = asking(&own, host, &stub).start();
+        let setup = asking(&own, host, &stub);
+        let mut daemon = setup.start();
         daemon.wait_for(ISSUED);
         let order = &stub.got("/new-order")[0].payload;
         assert_eq!(order["profile"], profile, "{order}");
@@ -118,18 +119,20 @@ fn nobody_is_asked_before_the_terms_are_accepted() {
             stub.directory()
         )
     };
-    let start = |accept: bool| {
+    let setup = |accept: bool| {
         let setup = Setup::new(&config(accept));
         let file = setup.directory().join("authority.pem");
         std::fs::write(file, own.certificate()).expect("a file");
         setup
     };
-    let daemon = start(false).start();
+    let without = setup(false);
+    let daemon = without.start();
     assert_eq!(health(&daemon), Value::Null);
     daemon.stop();
     assert_eq!(stub.got("").len(), 0);
     // With them, and a public name, this is all that it takes.
-    let mut daemon = start(true).start();
+    let with = setup(true);
+    let mut daemon = with.start();
     daemon.wait_for(ISSUED);
     daemon.stop();
 }
