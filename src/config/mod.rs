@@ -10,6 +10,7 @@ mod example;
 mod keys;
 mod load;
 mod problem;
+mod reach;
 mod rules;
 mod schema;
 mod secrets;
@@ -21,7 +22,8 @@ use std::path::PathBuf;
 
 pub use example::example;
 pub use keys::{
-    Admin, Broadcast, BroadcastLimits, Config, Log, Tls, Turn, TurnLimits, Web, WebLimits,
+    Admin, Broadcast, BroadcastLimits, Config, Log, PublicPorts, Tls, Turn, TurnLimits, Web,
+    WebLimits,
 };
 pub use load::{Environment, Loaded, SYSTEM_FILE, Warning};
 pub use secrets::Secrets;

@@ -48,7 +48,7 @@ pub enum Error {
         /// As a URL.
         listener: String,
         /// What is likely the matter; empty when nobody knows.
-        hint: &'static str,
+        hint: String,
         /// What the operating system says.
         #[source]
         source: std::io::Error,
@@ -138,13 +138,20 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] when the daemon could not start for a reason that is known without trying.
 pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error> {
-    certificate(loaded)?;
+    let certificates = certificate(loaded)?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let relay = addresses::relay_addresses(&loaded.config, &host);
     let directory = state::directory(loaded, environment).ok();
     let descriptors = descriptors();
     let allocations = options::allocations(&loaded.config, descriptors);
-    let mut text = report::check(loaded, directory.as_deref(), &host, &relay, allocations);
+    let mut text = report::check(
+        loaded,
+        directory.as_deref(),
+        &host,
+        &relay,
+        allocations,
+        certificates.as_ref(),
+    );
     if let Some(missing) = foreign(&relay, &host) {
         let error = Error::RelayAddress { address: missing };
         text += &format!("\nwarning: {error}; the daemon would not start here\n");
@@ -195,9 +202,12 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let turn = options::turn_listen(config);
     let addresses: Vec<SocketAddr> = turn.iter().map(|listener| listener.address).collect();
+    let turn = options::reached(config, &config.web.listen, &turn);
     let asked = report::pages(config, &addresses, &host);
+    // Where it cannot be read, nobody would trust it.
+    let certificates = certificate(loaded).unwrap_or_default();
     let answer = serde_json::json!({
-        "urls": report::ice_urls(config, asked.as_deref(), &turn),
+        "urls": report::ice_urls(config, asked.as_deref(), &turn, certificates.as_ref()),
         "username": credential.username,
         "credential": credential.password.expose(),
     });

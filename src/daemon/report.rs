@@ -9,6 +9,7 @@ use super::addresses::best;
 use super::options;
 use crate::config::{Config, Host, Loaded, Publish};
 use crate::telemetry::Secret;
+use crate::tls::Certificates;
 use crate::turn::RelayAddress;
 use crate::web::{self, TurnListener};
 
@@ -35,8 +36,11 @@ impl Listeners {
 
     /// Each listener as a URL, with what it is for.
     pub(super) fn urls(&self, config: &Config) -> Vec<(String, &'static str)> {
-        let scheme = scheme(config);
-        let web = self.web.iter().map(|a| (format!("{scheme}://{a}"), "pages and signaling"));
+        let web = self.web.iter().map(|address| match (config.is_https(), address.port()) {
+            (true, 80) => (format!("http://{address}"), "leads on to https"),
+            (true, _) => (format!("https://{address}"), "pages, signaling, TURN over TLS and TCP"),
+            (false, _) => (format!("http://{address}"), "pages, signaling, TURN over TCP"),
+        });
         let turn = self.turn.iter().map(|listener| (url(listener), "TURN"));
         let admin = self.admin.iter().map(|a| (format!("admin http://{a}"), "metrics, health"));
         web.chain(turn).chain(admin).collect()
@@ -75,7 +79,8 @@ pub(super) fn pages(config: &Config, web: &[SocketAddr], host: &[IpAddr]) -> Opt
         let reached = if ip.is_unspecified() { best(host, ip.is_ipv4()) } else { Some(ip) };
         reached.map_or_else(|| "localhost".to_owned(), bracketed)
     });
-    let port = match (scheme(config), first.port()) {
+    let port = options::pages_port(config, web).unwrap_or(first.port());
+    let port = match (scheme(config), port) {
         ("http", 80) | ("https", 443) => String::new(),
         (_, port) => format!(":{port}"),
     };
@@ -96,12 +101,18 @@ pub(super) fn invite_link(pages: &str, key: &Secret<String>) -> String {
 }
 
 /// The URLs that a browser is told which reaches the pages under their own link.
-pub(super) fn ice_urls(config: &Config, pages: Option<&str>, turn: &[TurnListener]) -> Vec<String> {
+pub(super) fn ice_urls(
+    config: &Config,
+    pages: Option<&str>,
+    turn: &[TurnListener],
+    certificates: Option<&Certificates>,
+) -> Vec<String> {
     let asked = pages.and_then(|pages| pages.split_once("://")).map_or("localhost", |(_, host)| {
         let end = host.rfind(']').map_or(0, |bracket| bracket + 1);
         host[end..].find(':').map_or(host, |colon| &host[..end + colon])
     });
-    web::ice_urls(options::public_host(config).as_deref(), asked, turn)
+    let trusted = |host: &str| certificates.is_some_and(|held| held.are_trusted_for(host));
+    web::ice_urls(options::public_host(config).as_deref(), asked, turn, trusted)
 }
 
 /// Whether a stranger on this computer may broadcast without a key.
@@ -151,6 +162,7 @@ pub(super) fn check(
     host: &[IpAddr],
     relay: &[RelayAddress],
     allocations: u32,
+    certificates: Option<&Certificates>,
 ) -> String {
     let config = &loaded.config;
     let listeners = Listeners::asked(config);
@@ -184,7 +196,8 @@ pub(super) fn check(
     if let Some(pages) = &pages {
         text += &format!("  pages         {pages}/\n");
     }
-    for url in ice_urls(config, pages.as_deref(), &listeners.turn) {
+    let turn = options::reached(config, &listeners.web, &listeners.turn);
+    for url in ice_urls(config, pages.as_deref(), &turn, certificates) {
         text += &format!("  TURN          {url}\n");
     }
     for address in relay {
