@@ -3,6 +3,7 @@
 
 mod admin;
 mod edges;
+mod http2;
 mod pages;
 mod socket;
 
