@@ -197,14 +197,14 @@ impl Client {
             next_try: Now::read().unix_secs + wait.as_secs().max(1),
             told_to_wait,
         };
+        self.keep(FAILURE, &failure);
+        (self.hooks.note)(Some(&failure));
         warn!(
             why = failure.reason,
             likely = failure.likely_cause.as_deref().unwrap_or("unknown"),
             next_try = failure.next_try,
             "no certificate from the authority"
         );
-        self.keep(FAILURE, &failure);
-        (self.hooks.note)(Some(&failure));
         self.failure = Some(failure);
     }
 

@@ -11,6 +11,7 @@ mod example;
 mod keys;
 mod load;
 mod problem;
+mod reach;
 mod rules;
 mod schema;
 mod secrets;
@@ -23,7 +24,8 @@ use std::path::PathBuf;
 pub use certificates::{DirectoryUrl, Email};
 pub use example::example;
 pub use keys::{
-    Acme, Admin, Broadcast, BroadcastLimits, Config, Log, Tls, Turn, TurnLimits, Web, WebLimits,
+    Acme, Admin, Broadcast, BroadcastLimits, Config, Log, PublicPorts, Tls, Turn, TurnLimits, Web,
+    WebLimits,
 };
 pub use load::{Environment, Loaded, SYSTEM_FILE, Warning};
 pub use secrets::Secrets;

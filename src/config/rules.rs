@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::certificates;
-use super::keys::Config;
+use super::keys::{Config, PublicPorts};
 use super::load::Findings;
 use super::problem::Problem;
 use super::secrets::Secrets;
@@ -87,7 +87,11 @@ fn claim<'k>(
         } else {
             format!("{address} is in use by {other} already")
         };
-        findings.refuse(key, Problem::new(title));
+        let mut problem = Problem::new(title);
+        if *other == "web.listen" && key == "turn.listen" {
+            problem = problem.help("a listener of [web] takes TURN over TCP and TLS already");
+        }
+        findings.refuse(key, problem);
     }
     taken.push((key, address));
 }
@@ -113,6 +117,7 @@ fn relay(config: &Config, findings: &mut Findings) {
             findings.warn("turn.relay_ports", Problem::new(title).help("keep the two apart"));
         }
     }
+    browser_ports(config, findings);
     let mut seen = BTreeSet::new();
     for pair in &*turn.relay_addresses {
         if !seen.insert(pair.local) {
@@ -133,6 +138,23 @@ fn relay(config: &Config, findings: &mut Findings) {
     alternate_server(config, findings);
     bandwidth(config, findings);
 }
+
+/// Browsers connect to no TURN server below port 1024, but for three ports.
+fn browser_ports(config: &Config, findings: &mut Findings) {
+    let listen = config.turn.listen.iter().map(|listen| ("turn.listen", listen.address.port()));
+    let PublicPorts { tcp, udp } = config.public_ports;
+    let public = [("public_ports.tcp", tcp), ("public_ports.udp", udp)];
+    let public = public.into_iter().filter_map(|(key, port)| Some((key, port?)));
+    for (key, port) in listen.chain(public) {
+        if (1..1024).contains(&port) && !BROWSER_PORTS.contains(&port) {
+            let problem = Problem::new(format!("browsers refuse TURN on port {port}"));
+            findings.warn(key, problem.help("allowed below 1024: 53, 80 and 443"));
+        }
+    }
+}
+
+/// The ports below 1024 that Chromium and those who follow it let TURN use.
+const BROWSER_PORTS: [u16; 3] = [53, 80, 443];
 
 /// Each rate leaves room for the narrower one within it.
 fn bandwidth(config: &Config, findings: &mut Findings) {

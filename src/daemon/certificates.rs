@@ -334,17 +334,30 @@ fn chain(err: &dyn std::error::Error) -> String {
     text
 }
 
-/// What `turncast check` says of the certificate, line by line.
+/// What there is without starting anything.
+pub(super) struct Look {
+    /// What the daemon would serve at once, if it is there already.
+    pub(super) served: Option<Certificates>,
+    /// What `turncast check` says of it.
+    pub(super) lines: Vec<String>,
+}
+
+/// Looks at the certificate without making one or asking anybody.
 ///
 /// # Errors
 /// [`Error::Tls`] when files are configured and cannot be used.
-pub(super) fn describe(loaded: &Loaded, directory: Option<&Path>) -> Result<Vec<String>, Error> {
+pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Error> {
     let own = "browsers show a full-page warning before the first page";
     let kept = |name: &str| state::kept(directory?, name).ok().flatten();
     let mut lines = Vec::new();
+    let mut served = None;
     match loaded.config.tls_mode() {
         TlsMode::Off | TlsMode::Auto => lines.push("none: plain HTTP".to_owned()),
-        TlsMode::Files => lines.push(format!("from files, {}", life(&Files::of(loaded).read()?))),
+        TlsMode::Files => {
+            let pair = Files::of(loaded).read()?;
+            lines.push(format!("from files, {}", life(&pair)));
+            served = Some(Certificates::new(pair, "files"));
+        }
         TlsMode::SelfSigned => {
             lines.push(format!("self-signed: {own}"));
             let made = kept(SELF_SIGNED_FILE)
@@ -359,7 +372,11 @@ pub(super) fn describe(loaded: &Loaded, directory: Option<&Path>) -> Result<Vec<
             let found = acme::order_due(&asked, kept)
                 .and_then(|(issued, renew_at)| Some((pair(&issued).ok()?, renew_at)));
             lines.push(match found {
-                Some((pair, at)) => format!("{}, renewed {}", life(&pair), from_now(at)),
+                Some((pair, at)) => {
+                    let line = format!("{}, renewed {}", life(&pair), from_now(at));
+                    served = Some(Certificates::new(pair, "acme"));
+                    line
+                }
                 None => format!("none yet; until then a self-signed one: {own}"),
             });
             if let Some(failure) = acme::last_failure(kept) {
@@ -371,7 +388,7 @@ pub(super) fn describe(loaded: &Loaded, directory: Option<&Path>) -> Result<Vec<
             }
         }
     }
-    Ok(lines)
+    Ok(Look { served, lines })
 }
 
 fn life(pair: &Pair) -> String {

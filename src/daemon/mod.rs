@@ -48,7 +48,7 @@ pub enum Error {
         /// As a URL.
         listener: String,
         /// What is likely the matter; empty when nobody knows.
-        hint: &'static str,
+        hint: String,
         /// What the operating system says.
         #[source]
         source: std::io::Error,
@@ -139,12 +139,12 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
 /// [`Error`] when the daemon could not start for a reason that is known without trying.
 pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error> {
     let directory = state::directory(loaded, environment).ok();
-    let certificate = certificates::describe(loaded, directory.as_deref())?;
+    let found = certificates::look(loaded, directory.as_deref())?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let relay = addresses::relay_addresses(&loaded.config, &host);
     let descriptors = descriptors();
     let allocations = options::allocations(&loaded.config, descriptors);
-    let known = report::Known { state: directory.as_deref(), certificate: &certificate };
+    let known = report::Known { state: directory.as_deref(), certificate: &found };
     let mut text = report::check(loaded, &known, &host, &relay, allocations);
     if let Some(missing) = foreign(&relay, &host) {
         let error = Error::RelayAddress { address: missing };
@@ -187,7 +187,12 @@ pub fn invite(loaded: &Loaded, environment: &Environment, rotate: bool) -> Resul
 ///
 /// # Errors
 /// [`Error::NoSharedSecret`].
-pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<String, Error> {
+pub fn credential(
+    loaded: &Loaded,
+    environment: &Environment,
+    name: &str,
+    ttl_secs: Option<u32>,
+) -> Result<String, Error> {
     let config = &loaded.config;
     let ttl_secs = ttl_secs.unwrap_or(config.turn.credential_ttl_secs);
     let expiry = Now::read().unix_secs.saturating_add(u64::from(ttl_secs));
@@ -196,9 +201,13 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let turn = options::turn_listen(config);
     let addresses: Vec<SocketAddr> = turn.iter().map(|listener| listener.address).collect();
+    let turn = options::reached(config, &config.web.listen, &turn);
     let asked = report::pages(config, &addresses, &host);
+    // Where it cannot be read, nobody would trust it.
+    let directory = state::directory(loaded, environment).ok();
+    let certificates = certificates::look(loaded, directory.as_deref()).ok().and_then(|l| l.served);
     let answer = serde_json::json!({
-        "urls": report::ice_urls(config, asked.as_deref(), &turn),
+        "urls": report::ice_urls(config, asked.as_deref(), &turn, certificates.as_ref()),
         "username": credential.username,
         "credential": credential.password.expose(),
     });

@@ -16,6 +16,7 @@ use crate::config::{Config, HostName, Loaded, Publish, Secrets};
 use crate::credentials::{Entropy, Grants};
 use crate::edge::{self, Gate, Listener};
 use crate::metrics::{Heartbeats, Metrics};
+use crate::net::port_hint;
 use crate::relay;
 use crate::signal::{BroadcastKey, Hub};
 use crate::tls;
@@ -24,8 +25,8 @@ use crate::web::{self, Admin, AdminOptions, HubHandle, HubOptions, TurnListener,
 /// Connections of the operator's listener, which has places of its own.
 const ADMIN_CONNECTIONS: u32 = 64;
 
-/// What browsers say that they speak.
-const ALPN: &[&[u8]] = &[b"http/1.1"];
+/// What clients say that they speak inside TLS; what they do speak is looked at.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1", b"stun.turn", b"stun.nat-discovery"];
 
 /// Who has a port of the pages, most likely.
 const RIVAL: &str = "; is another turncast or web server running?";
@@ -75,10 +76,9 @@ pub(super) fn bind(
     Listener::bind(address).map_err(|source| Error::Bind {
         listener: format!("{scheme}://{address}"),
         hint: match source.kind() {
-            ErrorKind::AddrInUse => rival,
-            ErrorKind::AddrNotAvailable => "; it is no address of this host",
-            ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
-            _ => "",
+            ErrorKind::AddrInUse => rival.to_owned(),
+            ErrorKind::AddrNotAvailable => "; it is no address of this host".to_owned(),
+            _ => port_hint(address, &source),
         },
         source,
     })
@@ -92,9 +92,13 @@ pub(super) struct Surroundings<'a> {
     pub(super) tls: Option<tls::Certificates>,
     /// What an authority asks for by http-01.
     pub(super) challenges: acme::Challenges,
-    /// Where the relay listens.
+    /// Where browsers reach the relay.
     pub(super) turn: Vec<TurnListener>,
     pub(super) relay: relay::Handle,
+    /// The relay's clients over TCP and TLS.
+    pub(super) streams: Arc<relay::Streams>,
+    /// Where those have their places.
+    pub(super) turn_gate: Arc<Gate>,
     pub(super) grants: Arc<Grants>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) heartbeats: Arc<Heartbeats>,
@@ -131,6 +135,7 @@ impl Pages {
             web::Options {
                 challenges: around.challenges,
                 certificates: around.tls.clone(),
+                https_port: options::pages_port(config, &bound.web()).unwrap_or(443),
                 ..web_options(around.loaded, around.turn)
             },
             Arc::clone(&hub),
@@ -150,12 +155,11 @@ impl Pages {
             let acceptor = edge::Acceptor {
                 gate: Arc::clone(&gate),
                 tls: tls.clone(),
+                takes: edge::Takes::Any { turn: Arc::clone(&around.turn_gate) },
                 heartbeat: heartbeats.add(format!("web-{index}"), Instant::now()),
                 stop: stopped.clone(),
             };
-            let web = Arc::clone(&web);
-            let on_stream = move |stream, peer| Arc::clone(&web).serve_stream(stream, peer);
-            loops.spawn(edge::serve(listener, acceptor, on_stream));
+            loops.spawn(edge::serve(listener, acceptor, serve_either(&web, &around.streams)));
         }
         let places = edge::Limits {
             connections: ADMIN_CONNECTIONS,
@@ -167,6 +171,7 @@ impl Pages {
             let acceptor = edge::Acceptor {
                 gate: Arc::clone(&gate),
                 tls: None,
+                takes: edge::Takes::Http,
                 heartbeat: heartbeats.add(format!("admin-{index}"), Instant::now()),
                 stop: stopped.clone(),
             };
@@ -194,6 +199,24 @@ impl Pages {
         while self.loops.join_next().await.is_some() {}
     }
 }
+
+/// Serves a stream of either kind: the only place where pages and relay meet.
+fn serve_either(
+    web: &Arc<Web>,
+    streams: &Arc<relay::Streams>,
+) -> impl Fn(edge::Stream, edge::Peer) -> Serving + Clone + use<> {
+    let (web, streams) = (Arc::clone(web), Arc::clone(streams));
+    move |stream, peer| match peer.speaks {
+        edge::Speaks::Turn => {
+            // A task of its own: who stops the pages does not wait for the relay's clients.
+            tokio::spawn(Arc::clone(&streams).serve(stream, peer));
+            Box::pin(std::future::ready(()))
+        }
+        _ => Box::pin(Arc::clone(&web).serve_stream(stream, peer)),
+    }
+}
+
+type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The keys that admit broadcasters: those of the configuration, and the one of
 /// `turncast invite`, which is read anew each time because `--rotate` replaces it.
@@ -257,6 +280,8 @@ fn limits(config: &Config) -> web::Limits {
     let limits = &config.web.limits;
     web::Limits {
         header_bytes: limits.header_bytes as usize,
+        streams_per_connection: limits.streams_per_connection,
+        bytes_between_requests: limits.bytes_between_requests as usize,
         header: secs(limits.handshake_secs),
         frame_bytes: limits.frame_bytes as usize,
         messages_per_sec: limits.messages_per_sec,

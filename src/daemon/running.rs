@@ -56,16 +56,18 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
         turn: streams.with_udp(config, relay.local_addresses()),
         admin: bound.admin(),
     };
-    let around_clients = (&metrics, &*heartbeats);
-    let mut clients =
-        Clients::serve(config, streams, &relay.streams(), tls.as_ref(), around_clients);
+    let turn_gate = clients::gate(config, &metrics);
+    let around_clients = (&turn_gate, &*heartbeats);
+    let mut clients = Clients::serve(streams, &relay.streams(), tls.as_ref(), around_clients);
     let around = Surroundings {
         loaded,
         state: state.directory().to_owned(),
         tls,
         challenges: certificate.challenges().clone(),
-        turn: listeners.turn.clone(),
+        turn: options::reached(config, &listeners.web, &listeners.turn),
         relay: relay.handle(),
+        streams: relay.streams(),
+        turn_gate,
         grants,
         metrics,
         heartbeats: Arc::clone(&heartbeats),

@@ -1,7 +1,8 @@
 //! The state directory: what the daemon generates once and keeps. Directory 0700, files 0600.
 //!
 //! `version` says how to read the rest, `lock` is held while a daemon runs, `hub.key` signs the
-//! hub's credentials, `broadcast.key` admits broadcasters. Only `turncast run` creates it.
+//! hub's credentials, `broadcast.key` admits broadcasters, `acme-*.json` and `self-signed.pem` hold
+//! certificates with their keys. Only `turncast run` creates it.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -20,6 +21,9 @@ const VERSION: &str = "1";
 
 /// Random bytes of a broadcast key: 32 characters.
 const BROADCAST_KEY_BYTES: usize = 24;
+
+/// What [`keep`] is used for, and that holds a private key.
+const KEPT: [&str; 3] = ["acme-account.json", "acme-certificate.json", "self-signed.pem"];
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +141,11 @@ impl State {
                 restrict(&path)?;
             } else {
                 write(&path, &format!("{}\n", entropy.token(bytes)))?;
+            }
+        }
+        for path in KEPT.map(|name| directory.join(name)) {
+            if path.exists() {
+                restrict(&path)?;
             }
         }
         Ok(Self { directory, lock })

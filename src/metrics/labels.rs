@@ -146,6 +146,8 @@ label! {
         HandshakeTime => "handshake_time",
         /// `web.limits.header_bytes`.
         HeaderBytes => "header_bytes",
+        /// `web.limits.bytes_between_requests`: much was sent over HTTP/2 and no page asked for.
+        BytesBetweenRequests => "bytes_between_requests",
         /// `web.limits.frame_bytes`.
         FrameBytes => "frame_bytes",
         /// `web.limits.messages_per_sec`.

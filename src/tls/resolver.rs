@@ -66,6 +66,13 @@ impl Certificates {
         self.served().trust()
     }
 
+    /// Whether a client that asks for `host`, a name or an IP address without brackets, will trust
+    /// the pair that is served now.
+    pub fn are_trusted_for(&self, host: &str) -> bool {
+        let served = self.served();
+        served.trust() == Trust::Trusted && served.covers(host)
+    }
+
     /// Answers a challenge by tls-alpn-01 (RFC 8737) for the SNI `name` with this certificate and
     /// its key, both PEM, until [`Certificates::close_challenge`].
     ///

@@ -60,7 +60,7 @@ impl Admin {
     }
 
     fn route(&self, request: &Request<Incoming>, peer: edge::Peer) -> Answer {
-        let host = Host::of(request.uri(), request.headers());
+        let host = Host::of(request);
         let checked: Result<(), Refused> =
             host.and_then(|host| host.check(None, &self.options.allowed_hosts, peer));
         let answer = match (checked, request.uri().path()) {

@@ -13,9 +13,11 @@ mod client;
 mod handshake;
 mod host;
 mod http;
+mod http2;
 mod hub;
 mod ice;
 mod limits;
+mod plain;
 mod queue;
 mod router;
 mod ws;
@@ -68,11 +70,14 @@ pub struct Options {
     pub publish: Publish,
     /// Whether every listener of the daemon, of any kind, is bound to a loopback address.
     pub only_loopback_listeners: bool,
-    /// Where the relay listens.
+    /// Where browsers reach the relay.
     pub turn: Vec<TurnListener>,
     /// What an authority asks for by http-01.
     pub challenges: acme::Challenges,
-    /// The certificate of our own listeners, when they speak TLS.
+    /// The port of HTTPS as browsers reach it.
+    pub https_port: u16,
+    /// The certificate of our own listeners, when they speak TLS. With it, whoever asks without
+    /// TLS is sent on to HTTPS.
     pub certificates: Option<tls::Certificates>,
     /// For how long browsers shall come by HTTPS alone, once they came to a name with a trusted
     /// certificate. Zero: not said.
@@ -95,6 +100,7 @@ impl Default for Options {
             only_loopback_listeners: false,
             turn: Vec::new(),
             challenges: acme::Challenges::default(),
+            https_port: 443,
             certificates: None,
             hsts: Duration::from_secs(86_400),
             static_dir: None,

@@ -4,6 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -31,12 +32,15 @@ pub(crate) fn trusting(roots: &[CertificateDer<'static>]) -> ClientConfig {
 /// A client that looks at certificates and takes them all.
 pub(crate) fn credulous() -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Credulous))
-        .with_no_client_auth()
+        .with_no_client_auth();
+    // A handshake that resumes an earlier one shows no certificate.
+    config.resumption = Resumption::disabled();
+    config
 }
 
 /// Connects and finishes the handshake; an IP address as `name` sends no SNI.

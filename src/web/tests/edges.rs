@@ -180,7 +180,19 @@ mod tls {
     #[tokio::test]
     async fn plain_http_and_noise_end_without_harm() {
         let (server, connector) = start(Duration::from_secs(10));
-        let _ = server.get("/").await;
+        let plain = |method: &'static str, path: &'static str, host: &'static str| {
+            let text =
+                format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let server = &server;
+            async move { server.raw(&text).await }
+        };
+        let sent_on = plain("GET", "/watch/a?relay=1", "live.example:80").await;
+        assert_eq!(sent_on.status, 308);
+        assert_eq!(sent_on.header("location"), "https://live.example/watch/a?relay=1");
+        assert_eq!(sent_on.header("strict-transport-security"), "");
+        assert_eq!(plain("GET", "/ws", "live.example").await.status, 308);
+        assert_eq!(plain("POST", "/", "live.example").await.status, 403);
+        assert_eq!(plain("GET", "/", "evil.example").await.status, 421);
         let _ = server.raw("\u{16}\u{3}\u{1}\0\u{2}no hello").await;
         let tcp = TcpStream::connect(server.address).await.expect("a connection");
         let name = ServerName::try_from("live.example").expect("a name");

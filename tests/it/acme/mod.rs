@@ -6,6 +6,7 @@ mod pebble;
 mod stub;
 mod stub_tests;
 
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,7 +66,10 @@ fn issue(challenge: &str, host: impl Fn(&Address) -> String) {
     }
     // There is nobody whom it could ask now, and it needs nobody.
     drop(pebble);
+    let kept = setup.state().join("acme-certificate.json");
+    std::fs::set_permissions(&kept, Permissions::from_mode(0o644)).expect("as from a backup");
     let daemon = setup.start();
+    assert_eq!(mode(&kept), 0o600);
     assert_eq!(https::served(daemon.https(), &host), served);
     let check = setup.printed(&["check"]);
     assert!(check.contains("good until") && check.contains("renewed in"), "{check}");
@@ -81,6 +85,16 @@ fn a_certificate_for_a_name_is_had_by_tls_alpn_01_and_kept() {
 #[test]
 fn a_certificate_for_an_address_is_had_by_tls_alpn_01_and_kept() {
     issue("tls-alpn-01", |own| own.ip().to_string());
+}
+
+#[test]
+fn a_certificate_for_a_name_is_had_by_http_01_and_kept() {
+    issue("http-01", |_| NAME.to_owned());
+}
+
+#[test]
+fn a_certificate_for_an_address_is_had_by_http_01_and_kept() {
+    issue("http-01", |own| own.ip().to_string());
 }
 
 #[test]
@@ -115,12 +129,12 @@ fn a_host_that_leads_elsewhere_is_named_as_the_likely_cause() {
     let (port, elsewhere) = (own.free_port(), own.free_port());
     // The authority looks at a port where nobody is.
     let pebble = Pebble::start(&own, elsewhere, &[]);
-    let setup = setup(&own, NAME, pebble.directory(), port, "tls-alpn-01");
+    let setup = setup(&own, NAME, pebble.directory(), port, "http-01");
     let mut daemon = setup.start();
     let line = daemon.wait_for(REFUSED);
     let (why, likely) = (line["why"].to_string(), line["likely"].to_string());
     assert!(why.contains("refused") && why.contains("(connection)"), "{why}");
-    assert!(likely.contains("TCP port 443 of live.example.org is closed"), "{likely}");
+    assert!(likely.contains("TCP port 80 of live.example.org is closed"), "{likely}");
     daemon.stop();
 }
 
