@@ -2,11 +2,11 @@
 //! and the addresses of this machine.
 //!
 //! Nothing here keeps state of its own: a bucket is told the time, a prefix is a value. Only
-//! [`Now::read`] and [`interface_addresses`] look at the machine, and the rooms without I/O may
-//! not call them.
+//! [`Now::read`], [`interface_addresses`] and [`has_ipv6`] look at the machine, and the rooms
+//! without I/O may not call them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -288,6 +288,58 @@ pub fn interface_addresses() -> std::io::Result<Vec<IpAddr>> {
     addresses.sort_unstable();
     addresses.dedup();
     Ok(addresses)
+}
+
+/// How far an address reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Not further than this host or its wire.
+    Host,
+    /// The network of somebody.
+    Private,
+    /// Everybody.
+    Public,
+}
+
+/// How far an address in canonical form reaches.
+pub fn reach(ip: IpAddr) -> Reach {
+    let inside = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.contains(ip));
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || inside(LINK_LOCAL) {
+        Reach::Host
+    } else if inside(PRIVATE) {
+        Reach::Private
+    } else {
+        Reach::Public
+    }
+}
+
+const fn v4(a: u8, b: u8, len: u8) -> Prefix {
+    Prefix::new(IpAddr::V4(Ipv4Addr::new(a, b, 0, 0)), len)
+}
+
+const fn v6(first: u16, len: u8) -> Prefix {
+    Prefix::new(IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)), len)
+}
+
+const LINK_LOCAL: &[Prefix] = &[v4(169, 254, 16), v6(0xfe80, 10)];
+
+const PRIVATE: &[Prefix] =
+    &[v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), v6(0xfc00, 7)];
+
+/// What to do when `address` could not be bound for want of a right; empty for other reasons.
+pub fn port_hint(address: SocketAddr, err: &std::io::Error) -> String {
+    if err.kind() != std::io::ErrorKind::PermissionDenied || address.port() >= 1024 {
+        return String::new();
+    }
+    format!(
+        " (port {} is below 1024 and needs the capability CAP_NET_BIND_SERVICE: start the systemd          unit, which has it, or give it to the binary with `setcap cap_net_bind_service=+ep`)",
+        address.port()
+    )
+}
+
+/// Whether this machine speaks IPv6 at all, be it only to itself.
+pub fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::certificates::{DirectoryUrl, Email};
 use super::schema::{Allowed, Key, Preset, Schema, read, section};
 use super::values::{
-    BroadcastKeyEntry, CredentialHash, DefaultFamily, Host, HostName, IcePolicy, List,
-    LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName,
-    UserEntry,
+    BroadcastKeyEntry, ChallengeKind, CredentialHash, DefaultFamily, Host, HostName, IcePolicy,
+    List, LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TlsMode,
+    TurnListen, TurnName, UserEntry,
 };
 use crate::net::Prefix;
 use crate::telemetry::Secret;
@@ -27,7 +28,9 @@ section! {
     /// environment overrides a key: `TURNCAST__TURN__REALM=example.org`.
     Config {
         /// The name or address that browsers use to reach this host. "auto" takes the Host that
-        /// the browser asked for, after a check.
+        /// the browser asked for, after a check. With a name or address of the network, the
+        /// listeners of [web] and [turn] that are not set move to 0.0.0.0 and [::]: ports 443 and
+        /// 80 for pages, port 3478 and UDP port 443 for the relay.
         public_host: Host = Is(r#""auto""#),
             Text("\"auto\", a host name, or an IP address; without scheme and port");
         /// Where generated keys are kept, with mode 0600. Without this key: `$STATE_DIRECTORY`;
@@ -37,8 +40,10 @@ section! {
             Text("the path of a directory");
         /// How long a stop may take until what is left is cut off.
         shutdown_secs: u32 = Is("10"), Whole(1, 600);
+        [public_ports: PublicPorts]
         [web: Web]
         [tls: Tls]
+        [acme: Acme]
         [turn: Turn]
         [broadcast: Broadcast]
         [admin: Admin]
@@ -47,15 +52,31 @@ section! {
 }
 
 section! {
+    /// The ports of `public_host`, where a router, a load balancer or a proxy forwards others to
+    /// ours than those that we listen on. What browsers are told goes by these.
+    PublicPorts {
+        /// The TCP port that leads to a listener of [web] byte by byte, TLS included: for pages and
+        /// for TURN over TLS and TCP. 0: none does, such as behind a proxy that ends HTTPS.
+        tcp: Option<u16> = Unset("443"), Whole(0, 65_535);
+        /// The UDP port that leads to a listener of [turn]. 0: none does.
+        udp: Option<u16> = Unset("3478"), Whole(0, 65_535);
+    }
+}
+
+section! {
     /// Pages and signaling.
     Web {
-        /// Where pages and WebSockets are served. Port 0 takes a free one.
+        /// Where pages and WebSockets are served, and TURN over TCP and TLS, which the first bytes
+        /// of a connection tell apart. With a certificate HTTP is sent on to HTTPS, whatever the
+        /// port. Port 0 takes a free one.
         listen: List<SocketAddr> = Is(r#"["127.0.0.1:8080"]"#), LISTEN;
         /// Names and addresses that a browser may ask for, besides `public_host`, the addresses
         /// listened on, and localhost. Any other Host is refused (DNS rebinding).
         allowed_hosts: List<HostName> = Empty(r#"["live.example.org"]"#),
             Text("host names or IP addresses; without scheme and port");
-        /// Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
+        /// Proxies whose word on who is behind them is believed: a header of the PROXY protocol
+        /// (version 1 or 2) in front of a connection, here and on the listeners of [turn], and
+        /// X-Forwarded-For and X-Forwarded-Proto of a request.
         trusted_proxies: List<Prefix> = Empty(r#"["127.0.0.1"]"#), PREFIXES;
         /// Other sites whose pages may open the WebSocket; our own pages always may.
         allowed_origins: List<Origin> = Empty(r#"["https://www.example.org"]"#),
@@ -74,16 +95,23 @@ section! {
     /// What one visitor, and all of them, may take. A limit that bites is counted in
     /// `turncast_limit_hits_total`.
     WebLimits {
-        /// TCP connections in all.
+        /// TCP connections in all, but for those that turned out to be clients of the relay.
         connections: u32 = Is("4096"), Whole(1, 1_000_000);
         /// TCP connections of one address (IPv6: of one /64).
         connections_per_address: u32 = Is("256"), Whole(1, 1_000_000);
-        /// How long a TLS handshake, the head of a request, or the first message may take.
+        /// How long a connection may take to say what it is for (a proxy's header, the TLS
+        /// handshake and the first bytes together), then the head of a request, then the first
+        /// message.
         handshake_secs: u32 = Is("10"), Whole(1, 300);
         /// How long a connection may take nothing of what is written to it.
         write_stall_secs: u32 = Is("20"), Whole(1, 300);
         /// Bytes of the head of a request.
         header_bytes: u32 = Is("16384"), Whole(8192, 1_048_576);
+        /// Requests at a time of one connection (HTTP/2).
+        streams_per_connection: u32 = Is("64"), Whole(1, 1000);
+        /// Bytes that one connection may send from one request to the next (HTTP/2); a page asks
+        /// for little.
+        bytes_between_requests: u32 = Is("131072"), Whole(65_536, 1_073_741_824);
         /// WebSockets in all.
         conns: u32 = Is("2048"), Whole(1, 1_000_000);
         /// WebSockets of one address (IPv6: of one /64).
@@ -105,20 +133,56 @@ section! {
 }
 
 section! {
-    /// With both files the web listener speaks HTTPS, and `turn.listen` may hold `tls://`.
+    /// The certificate of the web listeners (HTTPS) and of `tls://` in `turn.listen`.
     Tls {
+        /// Where it comes from. "files": `certificate` and `key`. "acme": the authority of [acme].
+        /// "self-signed": our own; browsers show a warning before the first page, and refuse TURN
+        /// over TLS. "off": there is none, for plain HTTP behind a reverse proxy. "auto": files
+        /// when `certificate` is set; ACME when its terms are accepted and `public_host` is
+        /// public; off when every listener of [web] is on loopback; else self-signed.
+        mode: TlsMode = Is(r#""auto""#), Word(&["auto", "files", "acme", "self-signed", "off"]);
         /// The certificate with its chain, PEM.
         certificate: Option<PathBuf> = Unset(r#""/etc/turncast/fullchain.pem""#), FILE;
         /// Its private key, PEM.
         key: Option<PathBuf> = Unset(r#""/etc/turncast/privkey.pem""#), FILE;
+        /// For how long browsers shall ask for this name by HTTPS alone (HSTS), once they have
+        /// come by HTTPS. It is said for names only, and with a certificate from files or an
+        /// authority only. 0: not said.
+        hsts_secs: u32 = Is("86400"), Whole(0, 63_072_000);
+    }
+}
+
+section! {
+    /// A certificate authority that issues certificates by itself (ACME), for `public_host`, be it
+    /// a name or an IP address. It has to reach TCP port 443 or 80 of it.
+    Acme {
+        /// Whether you accept the terms of the authority; nobody is contacted before. Those of
+        /// Let's Encrypt are at https://letsencrypt.org/repository/.
+        accept_terms: bool = Is("false"), Text("true or false");
+        /// Where the authority may write to when something is wrong.
+        email: Option<Email> = Unset(r#""admin@example.org""#), Text("an e-mail address");
+        /// The directory of the authority; by default that of Let's Encrypt.
+        directory: DirectoryUrl = Is(r#""https://acme-v02.api.letsencrypt.org/directory""#),
+            Text("a URL with https://");
+        /// The root certificate of the directory's own HTTPS, PEM, for an authority that is not
+        /// known to the system.
+        root_certificate: Option<PathBuf> = Unset(r#""/etc/turncast/authority.pem""#), FILE;
+        /// How the authority may find out that the host is ours: by TLS on port 443
+        /// ("tls-alpn-01"), or by plain HTTP on port 80 ("http-01"). The first attempt tries each.
+        challenges: List<ChallengeKind> = Is(r#"["tls-alpn-01", "http-01"]"#),
+            Word(&["tls-alpn-01", "http-01"]);
+        /// How long to wait after a failure; twice as long after each further one, up to six
+        /// hours. What the authority asks for in its answer comes first.
+        retry_secs: u32 = Is("300"), Whole(1, 86_400);
     }
 }
 
 section! {
     /// The TURN relay.
     Turn {
-        /// Where clients reach the relay: over UDP (`udp://`), TCP (`tcp://`), or TLS (`tls://`,
-        /// with the certificate of [tls]). A bare address means UDP and TCP.
+        /// Where clients reach the relay, besides TCP and TLS on every listener of [web]: over UDP
+        /// (`udp://`), TCP (`tcp://`), or TLS (`tls://`, with the certificate of [tls]). A bare
+        /// address means UDP and TCP.
         listen: List<TurnListen> = Is(r#"["127.0.0.1:3478"]"#),
             Text(
                 "IP addresses with a port, such as \"0.0.0.0:3478\", \"udp://[::]:3478\" or \
@@ -225,8 +289,8 @@ section! {
         unauthenticated_per_prefix_per_sec: u32 = Is("200"), Whole(0, 10_000_000);
         /// How many of them at once.
         unauthenticated_burst: u32 = Is("2000"), Whole(1, 10_000_000);
-        /// Clients over TCP and TLS in all. A handshake and a write that does not go on may take as
-        /// long as web.limits says.
+        /// Clients over TCP and TLS in all, on listeners of [web] too. A handshake and a write that
+        /// does not go on may take as long as web.limits says.
         connections: u32 = Is("4096"), Whole(1, 1_000_000);
         /// Clients over TCP and TLS of one address (IPv6: of one /64).
         connections_per_address: u32 = Is("256"), Whole(1, 1_000_000);

@@ -13,7 +13,7 @@ use super::keys::Config;
 use super::problem::{Place, Problem, Source, may_be_secret, nearest};
 use super::schema::{Found, Key, Schema, dotted};
 use super::secrets::{self, Secrets};
-use super::{Error, rules};
+use super::{Error, reach, rules};
 
 /// Where the configuration is when nobody says so.
 pub const SYSTEM_FILE: &str = "/etc/turncast/turncast.toml";
@@ -115,6 +115,7 @@ impl Loaded {
             reader.read_variable(name, value);
         }
         reader.give_up_on_problems()?;
+        reach::follow_public_host(&mut reader.config, &reader.findings);
         let secrets = secrets::collect(&reader.config, &files, &mut reader.findings);
         rules::check(&reader.config, &secrets, &mut reader.findings);
         reader.give_up_on_problems()?;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::keys::Config;
+use super::certificates;
+use super::keys::{Config, PublicPorts};
 use super::load::Findings;
 use super::nat_discovery;
 use super::problem::Problem;
@@ -14,7 +15,7 @@ use crate::net::Prefix;
 /// Checks `config` as a whole.
 pub(super) fn check(config: &Config, secrets: &Secrets, findings: &mut Findings) {
     listeners(config, findings);
-    tls(config, findings);
+    certificates::check(config, findings);
     relay(config, findings);
     peers(config, findings);
     broadcast(config, secrets, findings);
@@ -27,14 +28,9 @@ impl Config {
         let tcp = self.web.listen.iter().chain(&*self.admin.listen).copied();
         tcp.chain(turn).all(|address| is_loopback(address.ip()))
     }
-
-    /// Whether the web listener speaks HTTPS.
-    pub fn is_https(&self) -> bool {
-        self.tls.certificate.is_some()
-    }
 }
 
-fn is_loopback(ip: IpAddr) -> bool {
+pub(super) fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
@@ -76,15 +72,6 @@ fn listeners(config: &Config, findings: &mut Findings) {
             findings.warn("web.trusted_proxies", problem.help("name the proxies alone"));
         }
     }
-    let plain = !config.is_https() && config.web.trusted_proxies.is_empty();
-    let open = config.web.listen.iter().any(|address| !is_loopback(address.ip()));
-    if plain && open {
-        let problem = Problem::new("browsers refuse the camera to pages without HTTPS");
-        findings.warn(
-            "web.listen",
-            problem.help("set [tls] certificate and key, or web.trusted_proxies behind a proxy"),
-        );
-    }
 }
 
 /// Notes that `address` is used, and refuses a second use.
@@ -101,31 +88,13 @@ fn claim<'k>(
         } else {
             format!("{address} is in use by {other} already")
         };
-        findings.refuse(key, Problem::new(title));
+        let mut problem = Problem::new(title);
+        if *other == "web.listen" && key == "turn.listen" {
+            problem = problem.help("a listener of [web] takes TURN over TCP and TLS already");
+        }
+        findings.refuse(key, problem);
     }
     taken.push((key, address));
-}
-
-fn tls(config: &Config, findings: &mut Findings) {
-    match (&config.tls.certificate, &config.tls.key) {
-        (Some(_), None) => {
-            let problem = Problem::new("a certificate needs its private key");
-            findings.refuse("tls.certificate", problem.help("set tls.key to the file"));
-        }
-        (None, Some(_)) => {
-            let problem = Problem::new("a private key needs its certificate");
-            findings.refuse("tls.key", problem.help("set tls.certificate to the file"));
-        }
-        (None, None) => {
-            let is_tls = |listen: &&TurnListen| listen.scheme == Some(TurnScheme::Tls);
-            if let Some(listen) = config.turn.listen.iter().find(is_tls) {
-                let title = format!("tls://{} needs a certificate", listen.address);
-                let help = "set tls.certificate and tls.key, or use tcp://";
-                findings.refuse("turn.listen", Problem::new(title).help(help));
-            }
-        }
-        (Some(_), Some(_)) => {}
-    }
 }
 
 fn relay(config: &Config, findings: &mut Findings) {
@@ -149,6 +118,7 @@ fn relay(config: &Config, findings: &mut Findings) {
             findings.warn("turn.relay_ports", Problem::new(title).help("keep the two apart"));
         }
     }
+    browser_ports(config, findings);
     let mut seen = BTreeSet::new();
     for pair in &*turn.relay_addresses {
         if !seen.insert(pair.local) {
@@ -176,6 +146,23 @@ fn relay(config: &Config, findings: &mut Findings) {
     nat_discovery::check(config, findings);
     bandwidth(config, findings);
 }
+
+/// Browsers connect to no TURN server below port 1024, but for three ports.
+fn browser_ports(config: &Config, findings: &mut Findings) {
+    let listen = config.turn.listen.iter().map(|listen| ("turn.listen", listen.address.port()));
+    let PublicPorts { tcp, udp } = config.public_ports;
+    let public = [("public_ports.tcp", tcp), ("public_ports.udp", udp)];
+    let public = public.into_iter().filter_map(|(key, port)| Some((key, port?)));
+    for (key, port) in listen.chain(public) {
+        if (1..1024).contains(&port) && !BROWSER_PORTS.contains(&port) {
+            let problem = Problem::new(format!("browsers refuse TURN on port {port}"));
+            findings.warn(key, problem.help("allowed below 1024: 53, 80 and 443"));
+        }
+    }
+}
+
+/// The ports below 1024 that Chromium and those who follow it let TURN use.
+const BROWSER_PORTS: [u16; 3] = [53, 80, 443];
 
 /// Each rate leaves room for the narrower one within it.
 fn bandwidth(config: &Config, findings: &mut Findings) {

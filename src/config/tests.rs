@@ -1,5 +1,7 @@
 //! Each kind of mistake, on the text that a person reads.
 
+mod certificates;
+
 use std::path::Path;
 
 use super::*;
@@ -219,6 +221,54 @@ fn public_host_is_a_host_and_nothing_more() {
 }
 
 #[test]
+fn a_public_host_moves_the_listeners_that_nobody_has_set() {
+    let listeners = |text: &str| {
+        let config = parse(text).expect("a configuration").config;
+        let web = config.web.listen.iter().map(ToString::to_string);
+        let turn = config.turn.listen.iter().map(|listen| match listen.scheme {
+            None => listen.address.to_string(),
+            Some(scheme) => format!("{scheme:?} {}", listen.address),
+        });
+        let admin = config.admin.listen.iter().map(|address| format!("admin {address}"));
+        let all: Vec<String> = web.chain(turn).chain(admin).collect();
+        all.into_iter().filter(|address| !address.contains("[::]")).collect::<Vec<_>>().join(", ")
+    };
+    let pages = "[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n";
+    let moved = "0.0.0.0:443, 0.0.0.0:80, 0.0.0.0:3478, Udp 0.0.0.0:443, admin 127.0.0.1:9478";
+    for host in ["cast.example.org", "203.0.113.7", "2001:db8::7"] {
+        assert_eq!(listeners(&format!("public_host = \"{host}\"\n{pages}")), moved);
+    }
+    let stay = "127.0.0.1:8080, 127.0.0.1:3478, admin 127.0.0.1:9478";
+    for host in ["auto", "localhost", "127.0.0.1", "::1"] {
+        assert_eq!(listeners(&format!("public_host = \"{host}\"\n")), stay);
+    }
+    let web = "public_host = \"a.example\"\n[web]\nlisten = \"127.0.0.1:1\"\n";
+    let of_relay = "127.0.0.1:1, 0.0.0.0:3478, Udp 0.0.0.0:443, admin 127.0.0.1:9478";
+    assert_eq!(listeners(web), of_relay);
+    let turn = format!("public_host = \"a.example\"\n[turn]\nlisten = \"127.0.0.1:2\"\n{pages}");
+    assert_eq!(listeners(&turn), "0.0.0.0:443, 0.0.0.0:80, 127.0.0.1:2, admin 127.0.0.1:9478");
+    let config = parse("public_host = \"a.example\"\n").expect("a configuration").config;
+    let v6 = config.turn.listen.iter().filter(|listen| listen.address.is_ipv6()).count();
+    assert_eq!(v6, if crate::net::has_ipv6() { 2 } else { 0 });
+}
+
+#[test]
+fn ports_that_browsers_refuse_are_warned_of() {
+    for (text, port) in [
+        ("[turn]\nlisten = \"0.0.0.0:349\"", 349),
+        ("[public_ports]\nudp = 5", 5),
+        ("[public_ports]\ntcp = 993", 993),
+    ] {
+        assert_says(&warnings(text), &[&format!("browsers refuse TURN on port {port}"), "80"]);
+    }
+    let good = "[public_ports]\nudp = 0\ntcp = 443\n[turn]\nlisten = [\"udp://127.0.0.1:53\"]\n";
+    assert_eq!(warnings(good), "");
+    assert_says(&mistake("[public_ports]\nudp = 65536"), &["from 0 to 65535"]);
+    let twice = "[web]\nlisten = \"127.0.0.1:1\"\n[turn]\nlisten = \"127.0.0.1:1\"\n";
+    assert_says(&mistake(twice), &["a listener of [web] takes TURN over TCP and TLS already"]);
+}
+
+#[test]
 fn relay_addresses_and_ports_are_checked() {
     let addresses = |v: &str| mistake(&format!("[turn]\nrelay_addresses = [{v}]\n"));
     assert_says(&addresses("\"0.0.0.0\""), &["0.0.0.0 is no address that a peer could answer to"]);
@@ -254,15 +304,6 @@ fn peers_are_prefixes_that_can_be_peers() {
     assert_says(&loopback, &["opens no address of this host", "such as 127.0.0.3/32"]);
     let both = "[turn]\nallow_peers = \"10.0.0.0/8\"\ndeny_peers = \"10.0.0.0/8\"\n";
     assert_says(&warnings(both), &["10.0.0.0/8 is in turn.deny_peers too, and deny wins"]);
-}
-
-#[test]
-fn a_certificate_and_its_key_come_together() {
-    assert_says(
-        &mistake("[tls]\ncertificate = \"a.pem\"\n"),
-        &["tls.certificate: a certificate needs its private key", "t.toml:2:15", "set tls.key"],
-    );
-    assert_says(&mistake("[tls]\nkey = \"a.pem\"\n"), &["a private key needs its certificate"]);
 }
 
 #[test]

@@ -63,20 +63,19 @@ pub(super) struct Clients {
 impl Clients {
     /// Accepts clients from now on; `tls` is the certificate, there when a listener needs it.
     pub(super) fn serve(
-        config: &Config,
         bound: Bound,
         streams: &Arc<Streams>,
-        tls: Option<&rustls::ServerConfig>,
-        (metrics, heartbeats): (&Arc<Metrics>, &Heartbeats),
+        tls: Option<&tls::Certificates>,
+        (gate, heartbeats): (&Arc<Gate>, &Heartbeats),
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let gate = Gate::new(limits(config), Arc::clone(metrics));
-        let tls = tls.map(tls::for_turn);
+        let tls = tls.map(|certificates| certificates.offer(ALPN));
         let mut loops = JoinSet::new();
         for (index, (transport, listener)) in bound.0.into_iter().enumerate() {
             let acceptor = edge::Acceptor {
-                gate: Arc::clone(&gate),
+                gate: Arc::clone(gate),
                 tls: tls.clone().filter(|_| transport == Transport::Tls),
+                takes: edge::Takes::Turn,
                 heartbeat: heartbeats.add(format!("turn-{transport}-{index}"), Instant::now()),
                 stop: stopped.clone(),
             };
@@ -101,6 +100,15 @@ impl Clients {
     }
 }
 
+/// What clients of the relay say that they speak: TURN, or STUN alone (RFC 7443, section 3). Who
+/// does not say it is taken for one of them.
+const ALPN: &[&[u8]] = &[b"stun.turn", b"stun.nat-discovery"];
+
+/// The places of all clients of the relay over TCP and TLS, on whichever listener they come.
+pub(super) fn gate(config: &Config, metrics: &Arc<Metrics>) -> Arc<Gate> {
+    Gate::new(limits(config), Arc::clone(metrics))
+}
+
 fn limits(config: &Config) -> edge::Limits {
     let (own, web) = (&config.turn.limits, &config.web.limits);
     edge::Limits {
@@ -108,7 +116,7 @@ fn limits(config: &Config) -> edge::Limits {
         connections_per_address: own.connections_per_address,
         handshake: Duration::from_secs(u64::from(web.handshake_secs)),
         write_stall: Duration::from_secs(u64::from(web.write_stall_secs)),
-        trusted_proxies: Vec::new(),
+        trusted_proxies: config.web.trusted_proxies.to_vec(),
         connections_label: Limit::TurnConnections,
         connections_per_address_label: Limit::TurnConnectionsPerAddress,
     }

@@ -6,6 +6,7 @@
 //! configuration and bind nothing. Reload and socket activation are not built yet.
 
 mod addresses;
+mod certificates;
 mod clients;
 mod discovery;
 mod options;
@@ -16,8 +17,6 @@ mod state;
 mod supervise;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tracing::warn;
@@ -50,7 +49,7 @@ pub enum Error {
         /// As a URL.
         listener: String,
         /// What is likely the matter; empty when nobody knows.
-        hint: &'static str,
+        hint: String,
         /// What the operating system says.
         #[source]
         source: std::io::Error,
@@ -158,10 +157,10 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] when the daemon could not start for a reason that is known without trying.
 pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error> {
-    certificate(loaded)?;
+    let directory = state::directory(loaded, environment).ok();
+    let found = certificates::look(loaded, directory.as_deref())?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let relay = addresses::relay_addresses(&loaded.config, &host);
-    let directory = state::directory(loaded, environment).ok();
     let descriptors = descriptors();
     let allocations = options::allocations(&loaded.config, descriptors);
     let foreign = foreign(&relay, &host).map(|address| Error::RelayAddress { address });
@@ -169,8 +168,14 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
         Ok(discovery) => (discovery, None),
         Err(error) => (turn::NatDiscovery::default(), Some(error)),
     };
-    let around = report::Surroundings { host: &host, relay: &relay, discovery: &discovery };
-    let mut text = report::check(loaded, directory.as_deref(), around, allocations);
+    let known = report::Known {
+        state: directory.as_deref(),
+        certificate: &found,
+        host: &host,
+        relay: &relay,
+        discovery: &discovery,
+    };
+    let mut text = report::check(loaded, known, allocations);
     for error in foreign.into_iter().chain(unserved) {
         text += &format!("\nwarning: {error}; the daemon would not start here\n");
     }
@@ -214,7 +219,12 @@ pub fn invite(loaded: &Loaded, environment: &Environment, rotate: bool) -> Resul
 ///
 /// # Errors
 /// [`Error::NoSharedSecret`].
-pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<String, Error> {
+pub fn credential(
+    loaded: &Loaded,
+    environment: &Environment,
+    name: &str,
+    ttl_secs: Option<u32>,
+) -> Result<String, Error> {
     let config = &loaded.config;
     let ttl_secs = ttl_secs.unwrap_or(config.turn.credential_ttl_secs);
     let expiry = Now::read().unix_secs.saturating_add(u64::from(ttl_secs));
@@ -223,23 +233,17 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let turn = options::turn_listen(config);
     let addresses: Vec<SocketAddr> = turn.iter().map(|listener| listener.address).collect();
+    let turn = options::reached(config, &config.web.listen, &turn);
     let asked = report::pages(config, &addresses, &host);
+    // Where it cannot be read, nobody would trust it.
+    let directory = state::directory(loaded, environment).ok();
+    let certificates = certificates::look(loaded, directory.as_deref()).ok().and_then(|l| l.served);
     let answer = serde_json::json!({
-        "urls": report::ice_urls(config, asked.as_deref(), &turn),
+        "urls": report::ice_urls(config, asked.as_deref(), &turn, certificates.as_ref()),
         "username": credential.username,
         "credential": credential.password.expose(),
     });
     Ok(answer.to_string())
-}
-
-/// The files of `[tls]`, read and checked.
-fn certificate(loaded: &Loaded) -> Result<Option<Arc<rustls::ServerConfig>>, Error> {
-    let tls = &loaded.config.tls;
-    let file = |path: &Path| loaded.locate(path);
-    match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => Ok(Some(tls::load(&file(certificate), &file(key))?)),
-        _ => Ok(None),
-    }
 }
 
 /// The local address among `relay` that is no address of this host. On loopback the whole

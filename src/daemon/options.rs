@@ -1,16 +1,16 @@
 //! From the configuration to the plain options of each part: the only place that knows both.
 
 use crate::config::{
-    Config, CredentialHash, DefaultFamily, Host, IcePolicy, Loaded, LogFormat, LogLevel, Secrets,
-    TurnScheme,
+    ChallengeKind, Config, CredentialHash, DefaultFamily, Host, IcePolicy, Loaded, LogFormat,
+    LogLevel, PublicPorts, Secrets, TurnScheme,
 };
 use crate::credentials::{self, SharedSecrets};
 use crate::net::Prefix;
 use crate::telemetry::{self, LogOptions};
 use crate::turn::{self, FixedUser, RelayAddress, Transport};
 use crate::web::TurnListener;
-use crate::{relay, signal};
-use std::net::IpAddr;
+use crate::{acme, relay, signal};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// What the log is to be.
@@ -150,6 +150,60 @@ pub(super) fn turn_listen(config: &Config) -> Vec<TurnListener> {
     listeners.collect()
 }
 
+/// Where browsers reach the relay, when it listens at `turn` and the pages at `web`: every listener
+/// of the pages takes TURN over TCP and TLS, too.
+pub(super) fn reached(
+    config: &Config,
+    web: &[SocketAddr],
+    turn: &[TurnListener],
+) -> Vec<TurnListener> {
+    let PublicPorts { tcp, udp } = config.public_ports;
+    let forwarded = |port: Option<u16>| {
+        let families = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+        let port = port.filter(|port| *port != 0);
+        port.into_iter().flat_map(move |port| families.map(|ip| SocketAddr::new(ip, port)))
+    };
+    let of = |transport| turn.iter().filter(move |listener| listener.transport == transport);
+    // Behind a proxy on this machine nobody else reaches a listener of loopback.
+    let here_alone = config.is_loopback_only();
+    let mut pages: Vec<SocketAddr> = web.to_vec();
+    pages.retain(|address| here_alone || !address.ip().to_canonical().is_loopback());
+    pages.sort_by_key(|address| address.port() == HTTP_PORT);
+    let stream = |transport| {
+        let is_spoken = transport == Transport::Tcp || config.is_https();
+        let addresses: Vec<SocketAddr> = match tcp {
+            Some(_) if is_spoken => forwarded(tcp).collect(),
+            Some(_) => Vec::new(),
+            None => {
+                let pages = pages.iter().copied().filter(|_| is_spoken);
+                of(transport).map(|listener| listener.address).chain(pages).collect()
+            }
+        };
+        addresses.into_iter().map(move |address| TurnListener { transport, address })
+    };
+    let datagrams: Vec<TurnListener> = match udp {
+        Some(_) => forwarded(udp)
+            .map(|address| TurnListener { transport: Transport::Udp, address })
+            .collect(),
+        None => of(Transport::Udp).copied().collect(),
+    };
+    datagrams.into_iter().chain(stream(Transport::Tcp)).chain(stream(Transport::Tls)).collect()
+}
+
+/// The port of the pages as browsers reach it, when we listen for them at `web`.
+pub(super) fn pages_port(config: &Config, web: &[SocketAddr]) -> Option<u16> {
+    let forwarded = config.public_ports.tcp.filter(|port| *port != 0);
+    let usual = if config.is_https() { 443 } else { HTTP_PORT };
+    let rank = |address: &&SocketAddr| {
+        let port = address.port();
+        (address.ip().to_canonical().is_loopback(), port != usual, port == HTTP_PORT)
+    };
+    forwarded.or_else(|| Some(web.iter().min_by_key(rank)?.port()))
+}
+
+/// Where plain HTTP is expected.
+const HTTP_PORT: u16 = 80;
+
 /// The hub.
 pub(super) fn signal(config: &Config) -> signal::Options {
     let broadcast = &config.broadcast;
@@ -168,6 +222,15 @@ pub(super) fn signal(config: &Config) -> signal::Options {
         frame_bytes: config.web.limits.frame_bytes,
         build: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// What to answer an authority's challenges by.
+pub(super) fn challenges(config: &Config) -> Vec<acme::Challenge> {
+    let challenge = |kind: &ChallengeKind| match kind {
+        ChallengeKind::TlsAlpn01 => acme::Challenge::TlsAlpn01,
+        ChallengeKind::Http01 => acme::Challenge::Http01,
+    };
+    config.acme.challenges.iter().map(challenge).collect()
 }
 
 /// `public_host`, unless it is "auto".
@@ -235,7 +298,8 @@ pub(super) fn too_few_descriptors(config: &Config, descriptors: u64) -> Option<S
 /// each connection of a peer.
 fn reserved(config: &Config) -> u64 {
     let is_stream = |listen: &TurnListener| listen.transport != Transport::Udp;
-    let of_relay = match turn_listen(config).iter().any(is_stream) {
+    let takes_streams = !config.web.listen.is_empty() || turn_listen(config).iter().any(is_stream);
+    let of_relay = match takes_streams {
         true => 2 * u64::from(config.turn.limits.connections),
         false => 0,
     };

@@ -11,16 +11,22 @@ use tokio::task::JoinSet;
 use tracing::error;
 
 use super::{Error, options, state};
+use crate::acme;
 use crate::config::{Config, HostName, Loaded, Publish, Secrets};
 use crate::credentials::{Entropy, Grants};
 use crate::edge::{self, Gate, Listener};
 use crate::metrics::{Heartbeats, Metrics};
+use crate::net::port_hint;
 use crate::relay;
 use crate::signal::{BroadcastKey, Hub};
+use crate::tls;
 use crate::web::{self, Admin, AdminOptions, HubHandle, HubOptions, TurnListener, Web};
 
 /// Connections of the operator's listener, which has places of its own.
 const ADMIN_CONNECTIONS: u32 = 64;
+
+/// What clients say that they speak inside TLS; what they do speak is looked at.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1", b"stun.turn", b"stun.nat-discovery"];
 
 /// Who has a port of the pages, most likely.
 const RIVAL: &str = "; is another turncast or web server running?";
@@ -70,10 +76,9 @@ pub(super) fn bind(
     Listener::bind(address).map_err(|source| Error::Bind {
         listener: format!("{scheme}://{address}"),
         hint: match source.kind() {
-            ErrorKind::AddrInUse => rival,
-            ErrorKind::AddrNotAvailable => "; it is no address of this host",
-            ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
-            _ => "",
+            ErrorKind::AddrInUse => rival.to_owned(),
+            ErrorKind::AddrNotAvailable => "; it is no address of this host".to_owned(),
+            _ => port_hint(address, &source),
         },
         source,
     })
@@ -84,10 +89,16 @@ pub(super) struct Surroundings<'a> {
     pub(super) loaded: &'a Loaded,
     /// The state directory, for the key of `turncast invite`.
     pub(super) state: PathBuf,
-    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
-    /// Where the relay listens.
+    pub(super) tls: Option<tls::Certificates>,
+    /// What an authority asks for by http-01.
+    pub(super) challenges: acme::Challenges,
+    /// Where browsers reach the relay.
     pub(super) turn: Vec<TurnListener>,
     pub(super) relay: relay::Handle,
+    /// The relay's clients over TCP and TLS.
+    pub(super) streams: Arc<relay::Streams>,
+    /// Where those have their places.
+    pub(super) turn_gate: Arc<Gate>,
     pub(super) grants: Arc<Grants>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) heartbeats: Arc<Heartbeats>,
@@ -121,26 +132,34 @@ impl Pages {
         };
         let hub = HubHandle::start(hub, hub_options, Arc::clone(&metrics));
         let web = Web::new(
-            web_options(around.loaded, around.turn),
+            web::Options {
+                challenges: around.challenges,
+                certificates: around.tls.clone(),
+                https_port: options::pages_port(config, &bound.web()).unwrap_or(443),
+                ..web_options(around.loaded, around.turn)
+            },
             Arc::clone(&hub),
             Arc::clone(&metrics),
         );
-        let admin_options =
-            AdminOptions { allowed_hosts: names(&config.admin.allowed_hosts), limits };
+        let admin_options = AdminOptions {
+            allowed_hosts: names(&config.admin.allowed_hosts),
+            certificates: around.tls.clone(),
+            limits,
+        };
         let admin = Admin::new(admin_options, Arc::clone(&metrics), Arc::clone(&heartbeats));
         let (stop, stopped) = watch::channel(false);
         let mut loops = JoinSet::new();
         let gate = Gate::new(edge_limits(config), Arc::clone(&metrics));
+        let tls = around.tls.map(|certificates| certificates.offer(ALPN));
         for (index, listener) in bound.web.into_iter().enumerate() {
             let acceptor = edge::Acceptor {
                 gate: Arc::clone(&gate),
-                tls: around.tls.clone(),
+                tls: tls.clone(),
+                takes: edge::Takes::Any { turn: Arc::clone(&around.turn_gate) },
                 heartbeat: heartbeats.add(format!("web-{index}"), Instant::now()),
                 stop: stopped.clone(),
             };
-            let web = Arc::clone(&web);
-            let on_stream = move |stream, peer| Arc::clone(&web).serve_stream(stream, peer);
-            loops.spawn(edge::serve(listener, acceptor, on_stream));
+            loops.spawn(edge::serve(listener, acceptor, serve_either(&web, &around.streams)));
         }
         let places = edge::Limits {
             connections: ADMIN_CONNECTIONS,
@@ -152,6 +171,7 @@ impl Pages {
             let acceptor = edge::Acceptor {
                 gate: Arc::clone(&gate),
                 tls: None,
+                takes: edge::Takes::Http,
                 heartbeat: heartbeats.add(format!("admin-{index}"), Instant::now()),
                 stop: stopped.clone(),
             };
@@ -179,6 +199,24 @@ impl Pages {
         while self.loops.join_next().await.is_some() {}
     }
 }
+
+/// Serves a stream of either kind: the only place where pages and relay meet.
+fn serve_either(
+    web: &Arc<Web>,
+    streams: &Arc<relay::Streams>,
+) -> impl Fn(edge::Stream, edge::Peer) -> Serving + Clone + use<> {
+    let (web, streams) = (Arc::clone(web), Arc::clone(streams));
+    move |stream, peer| match peer.speaks {
+        edge::Speaks::Turn => {
+            // A task of its own: who stops the pages does not wait for the relay's clients.
+            tokio::spawn(Arc::clone(&streams).serve(stream, peer));
+            Box::pin(std::future::ready(()))
+        }
+        _ => Box::pin(Arc::clone(&web).serve_stream(stream, peer)),
+    }
+}
+
+type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The keys that admit broadcasters: those of the configuration, and the one of
 /// `turncast invite`, which is read anew each time because `--rotate` replaces it.
@@ -229,6 +267,8 @@ fn web_options(loaded: &Loaded, turn: Vec<TurnListener>) -> web::Options {
         turn,
         static_dir: config.web.static_dir.as_deref().map(|path| loaded.locate(path)),
         limits: limits(config),
+        hsts: Duration::from_secs(u64::from(config.tls.hsts_secs)),
+        ..web::Options::default()
     }
 }
 
@@ -240,6 +280,8 @@ fn limits(config: &Config) -> web::Limits {
     let limits = &config.web.limits;
     web::Limits {
         header_bytes: limits.header_bytes as usize,
+        streams_per_connection: limits.streams_per_connection,
+        bytes_between_requests: limits.bytes_between_requests as usize,
         header: secs(limits.handshake_secs),
         frame_bytes: limits.frame_bytes as usize,
         messages_per_sec: limits.messages_per_sec,

@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::addresses::best;
+use super::certificates::Look;
 use super::options;
 use crate::config::{Config, Host, Loaded, Publish};
 use crate::telemetry::Secret;
+use crate::tls::Certificates;
 use crate::turn::{DiscoveryPair, NatDiscovery, RelayAddress};
 use crate::web::{self, TurnListener};
 
@@ -25,17 +27,6 @@ pub(super) struct Listeners {
     pub(super) admin: Vec<SocketAddr>,
 }
 
-/// What `check` looks at beside the configuration.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Surroundings<'a> {
-    /// The addresses of this host.
-    pub(super) host: &'a [IpAddr],
-    /// What streams would be relayed from.
-    pub(super) relay: &'a [RelayAddress],
-    /// Where NAT behaviour discovery would be served.
-    pub(super) discovery: &'a NatDiscovery,
-}
-
 impl Listeners {
     /// As the configuration asks for them.
     pub(super) fn asked(config: &Config, discovery: &NatDiscovery) -> Self {
@@ -49,8 +40,11 @@ impl Listeners {
 
     /// Each listener as a URL, with what it is for.
     pub(super) fn urls(&self, config: &Config) -> Vec<(String, &'static str)> {
-        let scheme = scheme(config);
-        let web = self.web.iter().map(|a| (format!("{scheme}://{a}"), "pages and signaling"));
+        let web = self.web.iter().map(|address| match (config.is_https(), address.port()) {
+            (true, 80) => (format!("http://{address}"), "leads on to https"),
+            (true, _) => (format!("https://{address}"), "pages, signaling, TURN over TLS and TCP"),
+            (false, _) => (format!("http://{address}"), "pages, signaling, TURN over TCP"),
+        });
         let turn = self.turn.iter().map(|listener| (url(listener), "TURN"));
         let discovery = self.discovery.iter().map(|a| (format!("udp://{a}"), "NAT discovery only"));
         let admin = self.admin.iter().map(|a| (format!("admin http://{a}"), "metrics, health"));
@@ -90,7 +84,8 @@ pub(super) fn pages(config: &Config, web: &[SocketAddr], host: &[IpAddr]) -> Opt
         let reached = if ip.is_unspecified() { best(host, ip.is_ipv4()) } else { Some(ip) };
         reached.map_or_else(|| "localhost".to_owned(), bracketed)
     });
-    let port = match (scheme(config), first.port()) {
+    let port = options::pages_port(config, web).unwrap_or(first.port());
+    let port = match (scheme(config), port) {
         ("http", 80) | ("https", 443) => String::new(),
         (_, port) => format!(":{port}"),
     };
@@ -111,12 +106,18 @@ pub(super) fn invite_link(pages: &str, key: &Secret<String>) -> String {
 }
 
 /// The URLs that a browser is told which reaches the pages under their own link.
-pub(super) fn ice_urls(config: &Config, pages: Option<&str>, turn: &[TurnListener]) -> Vec<String> {
+pub(super) fn ice_urls(
+    config: &Config,
+    pages: Option<&str>,
+    turn: &[TurnListener],
+    certificates: Option<&Certificates>,
+) -> Vec<String> {
     let asked = pages.and_then(|pages| pages.split_once("://")).map_or("localhost", |(_, host)| {
         let end = host.rfind(']').map_or(0, |bracket| bracket + 1);
         host[end..].find(':').map_or(host, |colon| &host[..end + colon])
     });
-    web::ice_urls(options::public_host(config).as_deref(), asked, turn)
+    let trusted = |host: &str| certificates.is_some_and(|held| held.are_trusted_for(host));
+    web::ice_urls(options::public_host(config).as_deref(), asked, turn, trusted)
 }
 
 /// Whether a stranger on this computer may broadcast without a key.
@@ -159,11 +160,24 @@ pub(super) fn greeting(
     text
 }
 
+/// What was found without starting anything.
+pub(super) struct Known<'a> {
+    /// The state directory; `None` when there can be none.
+    pub(super) state: Option<&'a Path>,
+    /// The certificate.
+    pub(super) certificate: &'a Look,
+    /// The addresses of this host.
+    pub(super) host: &'a [IpAddr],
+    /// What streams would be relayed from.
+    pub(super) relay: &'a [RelayAddress],
+    /// Where NAT behaviour discovery would be served.
+    pub(super) discovery: &'a NatDiscovery,
+}
+
 /// What `turncast check` prints.
 pub(super) fn check(
     loaded: &Loaded,
-    state: Option<&Path>,
-    Surroundings { host, relay, discovery }: Surroundings<'_>,
+    Known { state, certificate, host, relay, discovery }: Known<'_>,
     allocations: u32,
 ) -> String {
     let config = &loaded.config;
@@ -183,6 +197,7 @@ pub(super) fn check(
     for (url, what) in listeners.urls(config) {
         text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
     }
+    let lines = certificate.lines.join("\n                ");
     let ports = config.turn.relay_ports;
     for address in relay {
         let ports = format!("ports {}-{}", ports.first, ports.last);
@@ -198,7 +213,8 @@ pub(super) fn check(
     if let Some(pages) = &pages {
         text += &format!("  pages         {pages}/\n");
     }
-    for url in ice_urls(config, pages.as_deref(), &listeners.turn) {
+    let turn = options::reached(config, &listeners.web, &listeners.turn);
+    for url in ice_urls(config, pages.as_deref(), &turn, certificate.served.as_ref()) {
         text += &format!("  TURN          {url}\n");
     }
     for address in relay {
@@ -213,7 +229,7 @@ pub(super) fn check(
         (true, _) => "open to everybody",
         (false, _) => "with a key: turncast invite prints the link",
     };
-    text += &format!("  broadcasting  {publish}\n");
+    text += &format!("  broadcasting  {publish}\n  certificate   {lines}\n");
     for warning in &loaded.warnings {
         text += &format!("\n{}\n", warning.text);
     }

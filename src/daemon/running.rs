@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::certificates::Certificate;
 use super::clients::{self, Clients};
 use super::pages::{Bound, Pages, Surroundings};
 use super::report::{self, Listeners};
@@ -43,7 +45,8 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let grants = Arc::new(Grants::new(state.hub_key()?));
     let shared = Arc::new(turn::Shared::new(Arc::new(turn), Arc::clone(&grants), &mut entropy));
     // Whatever can fail comes before the first packet is taken.
-    let tls = super::certificate(loaded)?;
+    let certificate = Certificate::open(loaded, state.directory(), &metrics)?;
+    let tls = certificate.served().cloned();
     let bound = Bound::bind(config)?;
     let streams = clients::Bound::bind(config)?;
     let follow = supervise::follow_addresses(Arc::clone(&shared), host.clone());
@@ -56,15 +59,18 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
         discovery: discovery.listeners,
         admin: bound.admin(),
     };
-    let around_clients = (&metrics, &*heartbeats);
-    let mut clients =
-        Clients::serve(config, streams, &relay.streams(), tls.as_deref(), around_clients);
+    let turn_gate = clients::gate(config, &metrics);
+    let around_clients = (&turn_gate, &*heartbeats);
+    let mut clients = Clients::serve(streams, &relay.streams(), tls.as_ref(), around_clients);
     let around = Surroundings {
         loaded,
         state: state.directory().to_owned(),
         tls,
-        turn: listeners.turn.clone(),
+        challenges: certificate.challenges().clone(),
+        turn: options::reached(config, &listeners.web, &listeners.turn),
         relay: relay.handle(),
+        streams: relay.streams(),
+        turn_gate,
         grants,
         metrics,
         heartbeats: Arc::clone(&heartbeats),
@@ -75,8 +81,10 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     supervise::notify(NotifyState::Ready);
     let watch = tokio::spawn(supervise::watch(heartbeats));
     let follow = tokio::spawn(follow);
+    let reload = Arc::new(Notify::new());
+    let fresh = tokio::spawn(certificate.keep_fresh(Arc::clone(&reload)));
     let result = tokio::select! {
-        () = signals.stop() => Ok(()),
+        () = signals.stop(&reload) => Ok(()),
         () = pages.ended() => Err(Error::Ended("a listener of the pages")),
         () = clients.ended() => Err(Error::Ended("a listener of the relay")),
     };
@@ -89,6 +97,7 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     }
     watch.abort();
     follow.abort();
+    fresh.abort();
     info!("stopped");
     result
 }

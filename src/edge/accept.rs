@@ -14,10 +14,13 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, warn};
 
 use super::Peer;
-use super::gate::{Gate, Place};
-use super::stream::{Stream, Wire};
+use super::first::{FIRST_BYTES_MAX, Speaks, first_bytes};
+use super::gate::{Full, Gate, Place};
+use super::proxy::{BadHeader, PROXY_BYTES_MAX, Proxied, proxy_header};
+use super::stream::{LookAhead, Stream, Wire};
 use crate::metrics::{Heartbeat, Limit};
 use crate::telemetry::Addr;
+use crate::tls;
 
 /// A bound listening socket.
 pub struct Listener {
@@ -57,12 +60,28 @@ impl Listener {
 pub struct Acceptor {
     /// The limits and counts, shared by all listeners.
     pub gate: Arc<Gate>,
-    /// With it every stream is encrypted.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// The certificate. Where TURN or HTTP alone is taken, every stream is encrypted with it.
+    pub tls: Option<tls::Offer>,
+    /// What may be spoken here.
+    pub takes: Takes,
     /// Beaten at least once a second while the loop turns.
     pub heartbeat: Arc<Heartbeat>,
     /// Turns true, or loses its sender, when nothing more is to be accepted.
     pub stop: watch::Receiver<bool>,
+}
+
+/// What may be spoken on a listener.
+#[derive(Clone)]
+pub enum Takes {
+    /// HTTP alone. No proxy is believed.
+    Http,
+    /// TURN alone.
+    Turn,
+    /// What the first bytes tell: HTTP or TURN, plain or within TLS.
+    Any {
+        /// Behind this gate TURN has its places.
+        turn: Arc<Gate>,
+    },
 }
 
 /// Accepts until told to stop, then waits for the streams that are still served; the caller puts
@@ -79,7 +98,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let socket = TcpListener::from_std(listener.socket)?;
-    let Acceptor { gate, tls, heartbeat, mut stop } = acceptor;
+    let Acceptor { gate, heartbeat, mut stop, .. } = acceptor.clone();
     let mut tasks = JoinSet::new();
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -108,9 +127,10 @@ where
             debug!(client = %Addr::from(remote), "connection refused: too many are open");
             continue;
         };
-        let (tls, gate, on_stream) = (tls.clone(), Arc::clone(&gate), on_stream.clone());
+        let (acceptor, on_stream) = (acceptor.clone(), on_stream.clone());
         tasks.spawn(async move {
-            if let Some((stream, peer)) = admit(tcp, remote, place, tls, &gate).await {
+            if let Some((stream, peer)) = admit(tcp, remote, place, &acceptor).await {
+                drop(acceptor);
                 on_stream(stream, peer).await;
             }
         });
@@ -122,32 +142,139 @@ where
     Ok(())
 }
 
-/// From an accepted socket to a stream that can be served.
+/// From an accepted socket to a stream that can be served, within the deadline.
 async fn admit(
     tcp: TcpStream,
     remote: SocketAddr,
     place: Place,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    gate: &Gate,
+    acceptor: &Acceptor,
 ) -> Option<(Stream, Peer)> {
+    let limits = acceptor.gate.limits();
     // Signaling frames are small and awaited: Nagle's algorithm would only delay them.
     let _ = tcp.set_nodelay(true);
     let local = tcp.local_addr().ok()?;
-    let peer = Peer { remote, local, tls: tls.is_some() };
-    let wire = Wire::new(tcp, gate.limits().write_stall, place);
-    let Some(config) = tls else {
-        return Some((Stream::plain(wire), peer));
-    };
-    match timeout(gate.limits().handshake, TlsAcceptor::from(config).accept(wire)).await {
-        Ok(Ok(stream)) => Some((Stream::tls(stream), peer)),
-        Ok(Err(err)) => {
-            debug!(client = %Addr::from(remote), %err, "TLS handshake failed");
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    let peer = Peer { remote, local, proxy: None, tls: false, speaks: Speaks::Http };
+    let wire = Wire::new(tcp, limits.write_stall, place);
+    match timeout(limits.handshake, open(wire, peer, acceptor)).await {
+        Ok(Ok(opened)) => Some(opened),
+        Ok(Err(why)) => {
+            debug!(client = %Addr::from(remote), %why, "connection closed at the edge");
             None
         }
         Err(_) => {
-            gate.metrics().limit(Limit::HandshakeTime);
-            debug!(client = %Addr::from(remote), "TLS handshake took too long");
+            acceptor.gate.metrics().limit(Limit::HandshakeTime);
+            debug!(client = %Addr::from(remote), "a connection took too long to say what it is");
             None
+        }
+    }
+}
+
+/// Why a connection is not served.
+#[derive(Debug, thiserror::Error)]
+enum Unserved {
+    #[error("it broke: {0}")]
+    Broken(#[from] io::Error),
+    #[error("it ended before it said what it is")]
+    Ended,
+    #[error(transparent)]
+    Proxy(#[from] BadHeader),
+    #[error("TLS failed: {0}")]
+    Tls(io::Error),
+    #[error("there is no certificate for TLS")]
+    NoTls,
+    #[error("the certificate authority has seen what it wanted to see")]
+    Challenge,
+    #[error("too many are open")]
+    Full,
+}
+
+impl From<Full> for Unserved {
+    fn from(_: Full) -> Self {
+        Self::Full
+    }
+}
+
+async fn open(
+    mut wire: Wire,
+    mut peer: Peer,
+    acceptor: &Acceptor,
+) -> Result<(Stream, Peer), Unserved> {
+    let Acceptor { gate, tls, takes, .. } = acceptor;
+    if !matches!(takes, Takes::Http) && gate.trusts(peer.remote.ip()) {
+        take_proxy_header(&mut wire, &mut peer).await?;
+    }
+    peer.tls = match takes {
+        Takes::Any { .. } => {
+            peer.speaks = first(&mut wire).await?;
+            peer.speaks == Speaks::Tls
+        }
+        Takes::Http | Takes::Turn => tls.is_some(),
+    };
+    let mut stream = match peer.tls {
+        true => end_tls(wire, tls.as_ref()).await?,
+        false => Stream::plain(wire),
+    };
+    match takes {
+        Takes::Http => {}
+        Takes::Turn => peer.speaks = Speaks::Turn,
+        Takes::Any { turn } => {
+            if peer.tls {
+                peer.speaks = match first(&mut stream).await? {
+                    // Nobody serves TLS within TLS; HTTP says so best.
+                    Speaks::Tls => Speaks::Http,
+                    inside => inside,
+                };
+            }
+            if peer.speaks == Speaks::Turn {
+                stream.place().move_to(turn)?;
+            }
+        }
+    }
+    Ok((stream, peer))
+}
+
+/// Takes the header of a trusted proxy off the front, if there is one.
+async fn take_proxy_header(wire: &mut Wire, peer: &mut Peer) -> Result<(), Unserved> {
+    loop {
+        match proxy_header(wire.seen())? {
+            Proxied::More => {
+                if !wire.look_ahead(PROXY_BYTES_MAX + 1).await? {
+                    return Err(Unserved::Ended);
+                }
+            }
+            Proxied::Absent => return Ok(()),
+            Proxied::Header { bytes, people } => {
+                wire.discard(bytes);
+                if let Some((client, server)) = people {
+                    peer.proxy = Some(peer.remote.ip());
+                    (peer.remote, peer.local) = (client, server);
+                    wire.place.is_of(client.ip())?;
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn end_tls(wire: Wire, offer: Option<&tls::Offer>) -> Result<Stream, Unserved> {
+    let config = offer.ok_or(Unserved::NoTls)?.server_config();
+    let stream = TlsAcceptor::from(config).accept(wire).await.map_err(Unserved::Tls)?;
+    // RFC 8737 §3: nothing is said in there.
+    if stream.get_ref().1.alpn_protocol() == Some(tls::ACME_TLS_ALPN) {
+        return Err(Unserved::Challenge);
+    }
+    Ok(Stream::tls(stream))
+}
+
+/// Looks at as many bytes as are needed to know what is spoken.
+async fn first(stream: &mut impl LookAhead) -> Result<Speaks, Unserved> {
+    loop {
+        if let Some(speaks) = first_bytes(stream.seen()) {
+            return Ok(speaks);
+        }
+        if !stream.look_ahead(FIRST_BYTES_MAX).await? {
+            return Err(Unserved::Ended);
         }
     }
 }

@@ -156,6 +156,8 @@ label! {
         WriteStall => "write_stall",
         /// `web.limits.header_bytes`.
         HeaderBytes => "header_bytes",
+        /// `web.limits.bytes_between_requests`: much was sent over HTTP/2 and no page asked for.
+        BytesBetweenRequests => "bytes_between_requests",
         /// `web.limits.frame_bytes`.
         FrameBytes => "frame_bytes",
         /// `web.limits.messages_per_sec`.
@@ -247,6 +249,16 @@ label! {
         ClientError => "4xx",
         /// 5xx.
         ServerError => "5xx",
+    }
+}
+
+label! {
+    /// What became of an attempt at a new certificate.
+    Renewal, "result" {
+        /// It is served.
+        Installed => "installed",
+        /// The old one stays.
+        Failed => "failed",
     }
 }
 

@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
-pub use labels::{Code, DropReason, Hello, Limit, Method, Path, Refusal, Status};
+pub use labels::{Code, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, Status};
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
 #[derive(Debug, Default)]
@@ -182,6 +182,7 @@ pub struct Metrics {
     paths: Counts,
     responses: Counts,
     refusals: Counts,
+    renewals: Counts,
     /// WebSockets that are open now.
     pub conns: Gauge,
     /// Rooms that exist now.
@@ -198,6 +199,8 @@ pub struct Metrics {
     pub turn_connections: Gauge,
     /// Those of them that are data connections of TCP allocations (RFC 6062).
     pub data_connections: Gauge,
+    /// Until when the certificate is good, in seconds since 1970; 0 without one.
+    pub certificate_not_after: Gauge,
 }
 
 impl Default for Metrics {
@@ -209,6 +212,7 @@ impl Default for Metrics {
             paths: Counts::new(Path::ALL.len()),
             responses: Counts::new(Status::ALL.len()),
             refusals: Counts::new(Refusal::ALL.len()),
+            renewals: Counts::new(Renewal::ALL.len()),
             conns: Gauge::default(),
             rooms: Gauge::default(),
             broadcasters: Gauge::default(),
@@ -217,6 +221,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             turn_connections: Gauge::default(),
             data_connections: Gauge::default(),
+            certificate_not_after: Gauge::default(),
         }
     }
 }
@@ -252,6 +257,11 @@ impl Metrics {
     /// Counts something that hub or web refused.
     pub fn refusal(&self, reason: Refusal) {
         self.refusals.add(reason as usize);
+    }
+
+    /// Counts what became of an attempt at a new certificate.
+    pub fn renewal(&self, result: Renewal) {
+        self.renewals.add(result as usize);
     }
 
     /// How often `limit` bit, in the relay and outside.
@@ -358,6 +368,14 @@ impl Scrape {
         let refusals =
             Refusal::ALL.iter().map(|&v| one(Refusal::KEY, v.text(), &m.refusals, v as usize));
         counters(out, "refusals", "Requests and messages refused", refusals)?;
+        let renewals =
+            Renewal::ALL.iter().map(|&v| one(Renewal::KEY, v.text(), &m.renewals, v as usize));
+        counters(out, "certificate_renewals", "Attempts at a new certificate", renewals)?;
+        let not_after = m.certificate_not_after.value();
+        if not_after > 0 {
+            let help = "Until when the certificate is good";
+            gauge(out, "certificate_not_after_seconds", help, not_after)?;
+        }
         gauge(out, "conns", "WebSockets open now", m.conns.value())?;
         gauge(out, "connections", "TCP connections open now", m.connections.value())?;
         let of_relay = m.turn_connections.value();

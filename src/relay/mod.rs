@@ -77,7 +77,7 @@ pub enum Error {
         address: SocketAddr,
     },
     /// A listener could not be bound for another reason.
-    #[error("bind udp://{address}")]
+    #[error("bind udp://{address}{}", crate::net::port_hint(*address, source))]
     Bind {
         /// The address that was asked for.
         address: SocketAddr,

@@ -1,8 +1,8 @@
-//! The two dates of an X.509 certificate, and nothing else of it.
+//! The two dates of an X.509 certificate, and what an authority names it by.
 //!
 //! The TLS library checks a server's own certificate for form, not for time. The walk goes only
-//! as far as the dates: `Certificate { TBSCertificate { [0] version, serialNumber, signature,
-//! issuer, validity { notBefore, notAfter } ... } }` (RFC 5280 §4.1).
+//! as far as is needed: `Certificate { TBSCertificate { [0] version, serialNumber, signature,
+//! issuer, validity { notBefore, notAfter }, ..., [3] extensions } }` (RFC 5280 §4.1).
 
 /// When a certificate is valid, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,34 @@ impl Validity {
         let (not_after, _) = time(rest)?;
         Some(Self { not_before, not_after })
     }
+}
+
+/// The key identifier of the authority (RFC 5280 §4.2.1.1) and the serial number, as they stand in
+/// a certificate in DER.
+pub(super) fn renewal_id(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (certificate, _) = element(der, SEQUENCE)?;
+    let (mut fields, _) = element(certificate, SEQUENCE)?;
+    if fields.first() == Some(&VERSION) {
+        fields = element(fields, VERSION)?.1;
+    }
+    let (serial, mut fields) = element(fields, INTEGER)?;
+    while fields.first()? != &EXTENSIONS {
+        fields = element(fields, *fields.first()?)?.1;
+    }
+    let (extensions, _) = element(fields, EXTENSIONS)?;
+    let (mut extensions, _) = element(extensions, SEQUENCE)?;
+    while !extensions.is_empty() {
+        let (extension, rest) = element(extensions, SEQUENCE)?;
+        extensions = rest;
+        let (id, value) = element(extension, OBJECT_ID)?;
+        if id == AUTHORITY_KEY_ID {
+            let (value, _) = element(value, OCTET_STRING)?;
+            let (value, _) = element(value, SEQUENCE)?;
+            let (key_id, _) = element(value, KEY_ID)?;
+            return Some((key_id.to_vec(), serial.to_vec()));
+        }
+    }
+    None
 }
 
 /// Splits the first element off: its content, and what follows it.
@@ -88,6 +116,13 @@ fn days_from_1970(year: i64, month: i64, day: i64) -> i64 {
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 const VERSION: u8 = 0xa0;
+const EXTENSIONS: u8 = 0xa3;
+const OBJECT_ID: u8 = 0x06;
+const OCTET_STRING: u8 = 0x04;
+/// `[0] keyIdentifier`, a primitive.
+const KEY_ID: u8 = 0x80;
+/// 2.5.29.35.
+const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 0x23];
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 /// From 0000-03-01 to 1970-01-01.

@@ -16,12 +16,15 @@ use super::host::{Host, Refused};
 use super::{Limits, http, router};
 use crate::edge;
 use crate::metrics::{Heartbeats, Metrics, Refusal};
+use crate::tls::{Certificates, Trust};
 
 /// How the operator's listener behaves.
 #[derive(Debug, Clone, Default)]
 pub struct AdminOptions {
     /// Names under which it may be asked, beside loopback and its own address.
     pub allowed_hosts: Vec<String>,
+    /// The certificate of the public listeners, of which `/healthz` tells.
+    pub certificates: Option<Certificates>,
     /// The limits of a request.
     pub limits: Limits,
 }
@@ -57,7 +60,7 @@ impl Admin {
     }
 
     fn route(&self, request: &Request<Incoming>, peer: edge::Peer) -> Answer {
-        let host = Host::of(request.uri(), request.headers());
+        let host = Host::of(request);
         let checked: Result<(), Refused> =
             host.and_then(|host| host.check(None, &self.options.allowed_hosts, peer));
         let answer = match (checked, request.uri().path()) {
@@ -99,9 +102,31 @@ impl Admin {
             true => (StatusCode::OK, "ok"),
             false => (StatusCode::SERVICE_UNAVAILABLE, "stuck"),
         };
-        let text = json!({ "status": word, "loops": loops }).to_string();
+        let certificate = self.options.certificates.as_ref().map(certificate);
+        let text =
+            json!({ "status": word, "loops": loops, "certificate": certificate }).to_string();
         answer::report(status, "application/json", text)
     }
+}
+
+/// Where the certificate comes from, how long it lasts, and why it is not a better one. A bad
+/// certificate makes nobody restart the daemon, so it does not make it unhealthy.
+fn certificate(certificates: &Certificates) -> serde_json::Value {
+    let served = certificates.served();
+    let trouble = certificates.trouble().map(|trouble| {
+        json!({
+            "reason": trouble.reason,
+            "likely_cause": trouble.likely_cause,
+            "next_try": trouble.next_try,
+        })
+    });
+    json!({
+        "source": certificates.source(),
+        "trusted": served.trust() == Trust::Trusted,
+        "not_after": served.not_after(),
+        "fingerprint": served.fingerprint(),
+        "trouble": trouble,
+    })
 }
 
 fn is_read(method: &Method) -> bool {

@@ -1,5 +1,7 @@
 //! Answers, and the headers that protect every one of them.
 
+use std::time::Duration;
+
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
@@ -101,9 +103,13 @@ pub(super) fn protect(
     for (name, value) in FIXED {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    // A browser that learns this for `localhost` would apply it to every other server there.
-    if secure && host.is_some_and(|host| host.name() != "localhost") {
-        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
+}
+
+/// Tells browsers to come by HTTPS alone from now on (RFC 6797).
+pub(super) fn secure_only(answer: &mut Answer, duration: Duration) {
+    let value = format!("max-age={}", duration.as_secs());
+    if let Ok(value) = HeaderValue::try_from(value) {
+        answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, value);
     }
 }
 
@@ -162,7 +168,6 @@ fn error_page(title: &str, text: &str) -> Bytes {
 }
 
 const HTML: &str = "text/html; charset=utf-8";
-const HSTS: &str = "max-age=31536000";
 const FIXED: [(HeaderName, &str); 5] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (REFERRER_POLICY, "no-referrer"),

@@ -47,12 +47,11 @@ fn entry_address(entry: &str) -> Option<IpAddr> {
 }
 
 /// Whether the browser's own connection is encrypted: ours, or that to a trusted proxy, which
-/// says so in `X-Forwarded-Proto`.
+/// says so in `X-Forwarded-Proto`. A proxy that has sent a PROXY header is trusted already.
 pub(super) fn is_secure(headers: &HeaderMap, peer: Peer, trusted: &[Prefix]) -> bool {
     let remote = peer.remote.ip().to_canonical();
-    peer.tls
-        || trusted.iter().any(|proxy| proxy.contains(remote))
-            && headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https")
+    let is_trusted = peer.proxy.is_some() || trusted.iter().any(|proxy| proxy.contains(remote));
+    peer.tls || is_trusted && headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https")
 }
 
 /// Whether this request may broadcast without a key. `auto` means: nobody but a browser on this
@@ -103,6 +102,7 @@ const FORWARDING_PREFIXES: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::Speaks;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -114,7 +114,8 @@ mod tests {
 
     fn peer(remote: &str, local: &str) -> Peer {
         let parse = |text: &str| text.parse().expect("a test address");
-        Peer { remote: parse(remote), local: parse(local), tls: false }
+        let (remote, local) = (parse(remote), parse(local));
+        Peer { remote, local, proxy: None, tls: false, speaks: Speaks::Http }
     }
 
     fn seen(remote: &str, forwarded: &[&str], trusted: &[&str]) -> String {

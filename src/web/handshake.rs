@@ -62,10 +62,13 @@ pub(super) fn admit(
         });
         Denied::Full(full)
     })?;
+    let public_host = options.public_host.as_deref();
+    let trusted =
+        |host: &str| options.certificates.as_ref().is_some_and(|held| held.are_trusted_for(host));
     let opened = Opened {
         address,
         may_publish: client::may_publish(options, headers, host, peer),
-        ice_urls: ice_urls(options.public_host.as_deref(), host.name(), &options.turn).into(),
+        ice_urls: ice_urls(public_host, host.name(), &options.turn, trusted).into(),
     };
     let mut answer = Answer::default();
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -110,8 +113,8 @@ fn names(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 impl Denied {
-    /// What the client is told.
-    pub(super) fn answer(self) -> Answer {
+    /// What the client is told, who asked with this version of HTTP.
+    pub(super) fn answer(self, version: Version) -> Answer {
         let (status, text) = match self {
             Self::Method => return answer::not_allowed("GET"),
             Self::NoUpgrade => (
@@ -144,7 +147,8 @@ impl Denied {
         };
         let answer = answer::sentence(status, text);
         match self {
-            Self::NoUpgrade => {
+            // HTTP/2 knows neither header; browsers open a connection of HTTP/1.1 for a WebSocket.
+            Self::NoUpgrade if version != Version::HTTP_2 => {
                 answer::with(answer::with(answer, CONNECTION, "Upgrade"), UPGRADE, "websocket")
             }
             Self::Version => answer::with(answer, SEC_WEBSOCKET_VERSION, "13"),

@@ -6,9 +6,8 @@
 
 use std::net::IpAddr;
 
-use hyper::HeaderMap;
-use hyper::Uri;
 use hyper::header::{HOST, ORIGIN};
+use hyper::{HeaderMap, Request, Version};
 
 use super::Options;
 use crate::edge::Peer;
@@ -36,12 +35,18 @@ impl Host {
     ///
     /// # Errors
     /// [`Refused::Malformed`].
-    pub(super) fn of(uri: &Uri, headers: &HeaderMap) -> Result<Self, Refused> {
-        let mut all = headers.get_all(HOST).iter();
-        let (Some(host), None) = (all.next(), all.next()) else {
-            return Err(Refused::Malformed);
+    pub(super) fn of<B>(request: &Request<B>) -> Result<Self, Refused> {
+        let uri = request.uri();
+        let mut all = request.headers().get_all(HOST).iter();
+        let host = match (all.next(), all.next(), uri.authority()) {
+            (Some(host), None, _) => host.to_str().map_err(|_| Refused::Malformed)?,
+            // RFC 9113 §8.3.1: the authority stands for the header, which HTTP/1.1 must have.
+            (None, _, Some(authority)) if request.version() == Version::HTTP_2 => {
+                authority.as_str()
+            }
+            _ => return Err(Refused::Malformed),
         };
-        let host = host.to_str().ok().and_then(Self::parse).ok_or(Refused::Malformed)?;
+        let host = Self::parse(host).ok_or(Refused::Malformed)?;
         // RFC 9112 §3.2.2: a whole URL in the request line names the host a second time.
         match uri.authority() {
             Some(named) if Self::parse(named.as_str()).as_ref() != Some(&host) => {
@@ -77,6 +82,11 @@ impl Host {
     /// Without the port.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it is an IP address, not a name.
+    pub(super) fn is_address(&self) -> bool {
+        self.name.starts_with('[') || self.name.parse::<std::net::Ipv4Addr>().is_ok()
     }
 
     /// With the port, as a browser writes it into a URL.
@@ -171,10 +181,12 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::Speaks;
 
     fn peer(local: &str) -> Peer {
         let local = local.parse().expect("a test address");
-        Peer { remote: "192.0.2.77:5000".parse().expect("a test address"), local, tls: false }
+        let remote = "192.0.2.77:5000".parse().expect("a test address");
+        Peer { remote, local, proxy: None, tls: false, speaks: Speaks::Http }
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -264,14 +276,23 @@ mod tests {
 
     #[test]
     fn a_request_names_exactly_one_host() {
-        let of = |uri: &'static str, pairs: &[(&'static str, &str)]| {
-            Host::of(&Uri::from_static(uri), &headers(pairs)).map(|host| host.name)
+        let of_version = |version, uri: &'static str, pairs: &[(&'static str, &str)]| {
+            let mut request = Request::builder().version(version).uri(uri).body(());
+            let request = request.as_mut().expect("a request");
+            *request.headers_mut() = headers(pairs);
+            Host::of(request).map(|host| host.name)
         };
+        let of = |uri, pairs: &[_]| of_version(Version::HTTP_11, uri, pairs);
         assert_eq!(of("/", &[("host", "a.example")]), Ok("a.example".to_owned()));
         assert_eq!(of("/", &[]), Err(Refused::Malformed));
         assert_eq!(of("/", &[("host", "a"), ("host", "a")]), Err(Refused::Malformed));
         assert_eq!(of("http://a/", &[("host", "a")]), Ok("a".to_owned()));
         assert_eq!(of("http://b/", &[("host", "a")]), Err(Refused::Malformed));
+        assert_eq!(of("http://a/", &[]), Err(Refused::Malformed));
+        let http2 = |pairs: &[_]| of_version(Version::HTTP_2, "https://a:8443/", pairs);
+        assert_eq!(http2(&[]), Ok("a".to_owned()));
+        assert_eq!(http2(&[("host", "a:8443")]), Ok("a".to_owned()));
+        assert_eq!(http2(&[("host", "b")]), Err(Refused::Malformed));
     }
 
     #[test]

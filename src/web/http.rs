@@ -1,4 +1,4 @@
-//! HTTP/1.1 on one stream, within the limits of size and time.
+//! HTTP on one stream, within the limits of size and time: this file is about HTTP/1.1.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -14,11 +14,21 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::Limits;
 use super::answer::Answer;
-use crate::edge;
+use super::{Limits, http2};
+use crate::edge::{self, Speaks};
 use crate::metrics::{Limit, Metrics, Status};
 use crate::telemetry::Addr;
+
+/// How a connection came to its end.
+pub(super) enum Ended {
+    /// By the rules.
+    InOrder,
+    /// What the library says.
+    Broken(hyper::Error),
+    /// Its time was over.
+    Cut,
+}
 
 /// Answers requests until the stream ends, takes too long, becomes a WebSocket, or `stop` says
 /// that the request at hand is the last one.
@@ -27,17 +37,41 @@ pub(super) async fn serve(
     peer: edge::Peer,
     limits: &Limits,
     metrics: &Metrics,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
     answer: impl Fn(Request<Incoming>) -> Answer,
 ) {
-    let answered = AtomicBool::new(false);
-    let service = service_fn(|request: Request<Incoming>| {
-        answered.store(true, Ordering::Relaxed);
+    let answer = |request: Request<Incoming>| {
         let method = request.method().clone();
         let answer = answer(request);
         metrics.response(class(answer.status()));
         let code = answer.status().as_u16();
         debug!(client = %Addr::from(peer.remote), %method, code, "request answered");
+        answer
+    };
+    let ended = match peer.speaks {
+        Speaks::Http2 => http2::serve(stream, limits, metrics, stop, answer).await,
+        _ => serve_http1(stream, limits, metrics, stop, answer).await,
+    };
+    match ended {
+        Ended::InOrder => {}
+        Ended::Broken(err) => {
+            debug!(client = %Addr::from(peer.remote), %err, "connection ended");
+        }
+        Ended::Cut => debug!(client = %Addr::from(peer.remote), "connection cut"),
+    }
+}
+
+async fn serve_http1(
+    stream: edge::Stream,
+    limits: &Limits,
+    metrics: &Metrics,
+    mut stop: watch::Receiver<bool>,
+    answer: impl Fn(Request<Incoming>) -> Answer,
+) -> Ended {
+    let answered = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        answered.store(true, Ordering::Relaxed);
+        let answer = answer(request);
         async { Ok::<_, Infallible>(answer) }
     });
     let mut conn = pin!(
@@ -59,18 +93,18 @@ pub(super) async fn serve(
             // Browsers open connections ahead of need, and those never get a request.
             match timeout(STOP_GRACE, conn).await {
                 Ok(ended) => ended,
-                Err(_) => return,
+                Err(_) => return Ended::Cut,
             }
         }
     };
-    let Err(err) = ended else { return };
+    let Err(err) = ended else { return Ended::InOrder };
     if err.is_parse_too_large() {
         metrics.limit(Limit::HeaderBytes);
     } else if err.is_timeout() && !answered.load(Ordering::Relaxed) {
         // After an answer it is only a connection that nobody used any more.
         metrics.limit(Limit::HandshakeTime);
     }
-    debug!(client = %Addr::from(peer.remote), %err, "connection ended");
+    Ended::Broken(err)
 }
 
 const fn class(status: StatusCode) -> Status {
@@ -84,6 +118,6 @@ const fn class(status: StatusCode) -> Status {
 }
 
 /// What a connection gets to end the request it is at, when the daemon stops.
-const STOP_GRACE: Duration = Duration::from_secs(1);
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(1);
 /// The HTTP library needs at least this much.
 const BUFFER_BYTES_MIN: usize = 8192;

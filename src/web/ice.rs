@@ -13,49 +13,66 @@ pub struct TurnListener {
     pub address: SocketAddr,
 }
 
-/// The TURN URLs for a browser that asked for `asked` (a Host without its port), when the relay
-/// listens on `turn`.
+/// The TURN URLs for a browser that asked for `asked` (a Host without its port), when it reaches
+/// the relay at `turn`.
 ///
 /// There are at most two, because a browser allocates once per URL: UDP, and for networks that
-/// block it TLS, or TCP where no certificate can be trusted: without a listener for TLS, and for a
-/// bare address unless TLS is all there is. The host is `public_host` if that is set, else what
-/// the browser asked for; a browser on this very computer is given the listener's own address,
-/// which `localhost` need not resolve to.
-pub fn ice_urls(public_host: Option<&str>, asked: &str, turn: &[TurnListener]) -> Vec<String> {
+/// block it TLS, or plain TCP where browsers would not trust the certificate; `trusted` says for
+/// which host they do. Port 443 goes before all others for these, and port 3478 for UDP. The host
+/// is `public_host` if that is set, else what the browser asked for; a browser on this very
+/// computer is given the listener's own address, which `localhost` need not resolve to.
+pub fn ice_urls(
+    public_host: Option<&str>,
+    asked: &str,
+    turn: &[TurnListener],
+    trusted: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let host = public_host.unwrap_or(asked).trim_start_matches('[').trim_end_matches(']');
     let address = host.parse::<IpAddr>().ok().map(|address| address.to_canonical());
     let loopback = address.is_some_and(|address| address.is_loopback())
         || host.eq_ignore_ascii_case("localhost");
-    let url = |transport: Transport| {
+    let find = |transport: Transport| {
         let own = turn.iter().filter(|listener| listener.transport == transport);
-        let listener = best(own.map(|listener| listener.address), address, loopback)?;
-        let host = if loopback {
-            bracketed(reached_from_here(listener.ip()))
-        } else {
-            address.map_or_else(|| host.to_owned(), bracketed)
-        };
+        let own = own.map(|listener| listener.address);
+        let listener = best(own, address, loopback, usual_port(transport))?;
+        let reached = if loopback { Some(reached_from_here(listener.ip())) } else { address };
+        Some((transport, reached, listener.port()))
+    };
+    let url = |(transport, reached, port): (Transport, Option<IpAddr>, u16)| {
+        let host = reached.map_or_else(|| host.to_owned(), bracketed);
         let (scheme, over) = match transport {
             Transport::Udp => ("turn", "udp"),
             Transport::Tcp => ("turn", "tcp"),
             Transport::Tls => ("turns", "tcp"),
         };
-        Some(format!("{scheme}:{host}:{}?transport={over}", listener.port()))
+        format!("{scheme}:{host}:{port}?transport={over}")
     };
-    let has_name = address.is_none() && !loopback;
-    let [first, second] = match has_name {
-        true => [Transport::Tls, Transport::Tcp],
-        false => [Transport::Tcp, Transport::Tls],
+    let is_trusted = |&(_, reached, _): &(Transport, Option<IpAddr>, u16)| {
+        trusted(&reached.map_or_else(|| host.to_owned(), |address| address.to_string()))
     };
-    let stream = url(first).or_else(|| url(second));
-    url(Transport::Udp).into_iter().chain(stream).collect()
+    let tls = find(Transport::Tls);
+    let stream = match tls.filter(is_trusted) {
+        Some(tls) => Some(tls),
+        None => find(Transport::Tcp).or(tls),
+    };
+    find(Transport::Udp).into_iter().chain(stream).map(url).collect()
 }
 
-/// The listener that the host most likely leads to; the first one of the configuration among
-/// equals.
+/// The port that the strictest networks let out.
+const fn usual_port(transport: Transport) -> u16 {
+    match transport {
+        Transport::Udp => 3478,
+        Transport::Tcp | Transport::Tls => 443,
+    }
+}
+
+/// The listener that the host most likely leads to; among equals that with the `usual` port, then
+/// the first one of the configuration.
 fn best(
     turn: impl Iterator<Item = SocketAddr>,
     address: Option<IpAddr>,
     loopback: bool,
+    usual: u16,
 ) -> Option<SocketAddr> {
     let rank = |listener: &SocketAddr| {
         let own = listener.ip();
@@ -78,7 +95,7 @@ fn best(
             _ => 4,
         }
     };
-    turn.min_by_key(rank)
+    turn.min_by_key(|listener| (rank(listener), listener.port() != usual))
 }
 
 fn reached_from_here(listener: IpAddr) -> IpAddr {
@@ -110,7 +127,8 @@ mod tests {
             }
         };
         let turn: Vec<TurnListener> = turn.iter().map(listener).collect();
-        ice_urls(public_host, asked, &turn).join(" ")
+        let trusted = |host: &str| host == "a.example" || host == "192.0.2.7";
+        ice_urls(public_host, asked, &turn, trusted).join(" ")
     }
 
     #[test]
@@ -122,7 +140,8 @@ mod tests {
         let told = [
             ("a.example", all, "turn:a.example:1?transport=udp turns:a.example:3?transport=tcp"),
             ("a.example", plain, "turn:a.example:1?transport=udp turn:a.example:2?transport=tcp"),
-            // No certificate of a name holds for an address.
+            ("192.0.2.7", all, "turn:192.0.2.7:1?transport=udp turns:192.0.2.7:3?transport=tcp"),
+            // Not what the certificate is for.
             ("192.0.2.1", all, "turn:192.0.2.1:1?transport=udp turn:192.0.2.1:2?transport=tcp"),
             ("localhost", all, "turn:127.0.0.1:1?transport=udp turn:127.0.0.1:2?transport=tcp"),
             ("192.0.2.1", tls_only, "turns:192.0.2.1:3?transport=tcp"),
@@ -134,6 +153,34 @@ mod tests {
         }
         let named = url(Some("a.example"), "localhost", all);
         assert!(named.ends_with(" turns:a.example:3?transport=tcp"), "{named}");
+    }
+
+    #[test]
+    fn the_usual_ports_go_before_others_and_each_kind_is_told_once() {
+        let vps = &[
+            "udp://[::]:443",
+            "udp://0.0.0.0:443",
+            "udp://0.0.0.0:3478",
+            "tcp://0.0.0.0:3478",
+            "tls://0.0.0.0:5349",
+            "tcp://0.0.0.0:443",
+            "tls://0.0.0.0:443",
+            "tls://[::]:443",
+        ][..];
+        let told = [
+            ("a.example", "turn:a.example:3478?transport=udp turns:a.example:443?transport=tcp"),
+            ("b.example", "turn:b.example:3478?transport=udp turn:b.example:443?transport=tcp"),
+            (
+                "2001:db8::7",
+                "turn:[2001:db8::7]:443?transport=udp turn:[2001:db8::7]:443?transport=tcp",
+            ),
+        ];
+        for (host, expected) in told {
+            assert_eq!(url(Some(host), "x.example", vps), expected);
+        }
+        let both = &["udp://0.0.0.0:443", "tls://0.0.0.0:443"][..];
+        let expected = "turn:a.example:443?transport=udp turns:a.example:443?transport=tcp";
+        assert_eq!(url(Some("a.example"), "x.example", both), expected);
     }
 
     #[test]

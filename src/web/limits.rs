@@ -16,6 +16,10 @@ pub struct Limits {
     /// How long a request's headers, or the next request, or a WebSocket's first message may
     /// take to come.
     pub header: Duration,
+    /// Requests at a time of one connection (HTTP/2).
+    pub streams_per_connection: u32,
+    /// Bytes that one connection (HTTP/2) may send from one request to the next, headers included.
+    pub bytes_between_requests: usize,
     /// Bytes of a WebSocket message.
     pub frame_bytes: usize,
     /// Messages a second of one WebSocket; four times as many at once.
@@ -40,6 +44,8 @@ impl Default for Limits {
         Self {
             header_bytes: 16 * 1024,
             header: Duration::from_secs(10),
+            streams_per_connection: 64,
+            bytes_between_requests: 128 * 1024,
             frame_bytes: 64 * 1024,
             messages_per_sec: 100,
             bytes_per_sec: 256 * 1024,

@@ -13,9 +13,11 @@ mod client;
 mod handshake;
 mod host;
 mod http;
+mod http2;
 mod hub;
 mod ice;
 mod limits;
+mod plain;
 mod queue;
 mod router;
 mod ws;
@@ -25,6 +27,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -33,9 +36,11 @@ pub use hub::{HubHandle, HubOptions};
 pub use ice::{TurnListener, ice_urls};
 pub use limits::Limits;
 
+use crate::acme;
 use crate::edge;
 use crate::metrics::Metrics;
 use crate::net::Prefix;
+use crate::tls;
 
 /// Who may broadcast without a key: `broadcast.publish`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +70,18 @@ pub struct Options {
     pub publish: Publish,
     /// Whether every listener of the daemon, of any kind, is bound to a loopback address.
     pub only_loopback_listeners: bool,
-    /// Where the relay listens.
+    /// Where browsers reach the relay.
     pub turn: Vec<TurnListener>,
+    /// What an authority asks for by http-01.
+    pub challenges: acme::Challenges,
+    /// The port of HTTPS as browsers reach it.
+    pub https_port: u16,
+    /// The certificate of our own listeners, when they speak TLS. With it, whoever asks without
+    /// TLS is sent on to HTTPS.
+    pub certificates: Option<tls::Certificates>,
+    /// For how long browsers shall come by HTTPS alone, once they came to a name with a trusted
+    /// certificate. Zero: not said.
+    pub hsts: Duration,
     /// A directory whose files stand in for the embedded pages.
     pub static_dir: Option<PathBuf>,
     /// What one client may ask for.
@@ -84,6 +99,10 @@ impl Default for Options {
             publish: Publish::Auto,
             only_loopback_listeners: false,
             turn: Vec::new(),
+            challenges: acme::Challenges::default(),
+            https_port: 443,
+            certificates: None,
+            hsts: Duration::from_secs(86_400),
             static_dir: None,
             limits: Limits::default(),
         }

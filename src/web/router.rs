@@ -4,19 +4,23 @@
 //! |---|---|
 //! | `/`, `/broadcast`, `/watch/ROOM` | pages |
 //! | `/static/...` | what belongs to them |
+//! | `/.well-known/acme-challenge/TOKEN` | for the certificate authority, by plain HTTP or not |
 //! | `/ws` | the WebSocket of the hub |
+//!
+//! Where there is a certificate, whatever else comes unencrypted is sent on to HTTPS.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Version};
 
 use super::answer::{self, Answer};
 use super::host::{Host, Refused};
 use super::ws::Ticket;
-use super::{Web, client, handshake, http, ws};
+use super::{Web, client, handshake, http, plain, ws};
 use crate::edge;
-use crate::metrics::Refusal;
+use crate::metrics::{Limit, Refusal};
+use crate::tls::{self, Trust};
 
 /// Serves one stream: requests, and the WebSocket that one of them may open.
 pub(super) async fn serve(web: &Arc<Web>, stream: edge::Stream, peer: edge::Peer) {
@@ -39,32 +43,70 @@ fn route(
     admitted: &Mutex<Option<Ticket>>,
 ) -> Answer {
     let method = request.method().clone();
-    let host = Host::of(request.uri(), request.headers());
+    let host = Host::of(&request);
     let options = &web.options;
     let checked = host.as_ref().map_err(|&refused| refused).and_then(|host| {
         host.check(options.public_host.as_deref(), &options.allowed_hosts, peer)?;
         Ok(host)
     });
     let secure = client::is_secure(request.headers(), peer, &options.trusted_proxies);
-    let answer = match checked {
-        Err(refused) => {
+    // What an authority asks for is no secret, and it may ask under any name.
+    let challenge = options.challenges.answer(request.uri().path());
+    let answer = match (checked, challenge) {
+        _ if is_too_large(&request, options.limits.header_bytes) => {
+            web.metrics.limit(Limit::HeaderBytes);
+            answer::sentence(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The head of the request is too long.",
+            )
+        }
+        (_, Some(text)) => answer::report(StatusCode::OK, "application/octet-stream", text),
+        (Err(refused), _) => {
             web.metrics.refusal(Refusal::Host);
             refuse_host(refused)
         }
-        Ok(host) if request.uri().path() == "/ws" => {
+        (Ok(host), _) if !secure && options.certificates.is_some() => {
+            plain::to_https(&request, host, options.https_port)
+        }
+        (Ok(host), _) if request.uri().path() == "/ws" => {
             match handshake::admit(web, &mut request, host, peer) {
                 Ok((answer, ticket)) => {
                     *admitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket);
                     answer
                 }
-                Err(denied) => denied.answer(),
+                Err(denied) => denied.answer(request.version()),
             }
         }
-        Ok(_) => page(web, &request),
+        (Ok(_), _) => page(web, &request),
     };
     let mut answer = answer::without_body(answer, &method);
-    answer::protect(&mut answer, checked.ok(), secure, &options.frame_ancestors);
+    let host = checked.ok();
+    answer::protect(&mut answer, host, secure, &options.frame_ancestors);
+    if peer.tls && host.is_some_and(|host| is_pinned(web, host)) {
+        answer::secure_only(&mut answer, options.hsts);
+    }
     answer
+}
+
+/// Whether a browser may be told that this host is never to be asked without TLS: a name, with a
+/// certificate that browsers trust. One that learns it for `localhost` would apply it to every
+/// other server there.
+fn is_pinned(web: &Web, host: &Host) -> bool {
+    let options = &web.options;
+    let trusted = |certificates: &tls::Certificates| certificates.trust() == Trust::Trusted;
+    !options.hsts.is_zero()
+        && host.name() != "localhost"
+        && !host.is_address()
+        && options.certificates.as_ref().is_some_and(trusted)
+}
+
+/// Over HTTP/1.1 it never comes that far.
+fn is_too_large(request: &Request<Incoming>, most: usize) -> bool {
+    let headers = request.headers().iter();
+    let bytes: usize = headers.map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    request.version() == Version::HTTP_2 && bytes + path > most
 }
 
 /// What somebody is told who asked for a name that is not ours.

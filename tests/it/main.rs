@@ -1,13 +1,16 @@
 //! The integration tests: one binary, one module per part of the product.
 
 mod abuse;
+mod acme;
 mod answers;
+mod certificates;
 mod cli;
 mod conformance;
 mod corpus;
 mod faults_of_others;
 mod flood;
 mod harness;
+mod https;
 mod hub;
 mod limits;
 mod limits_of_pages;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::super::{Options, Relay, turn_options_for_tests};
 use crate::credentials::{Entropy, Grants};
-use crate::edge::{self, Acceptor, Gate, Listener};
+use crate::edge::{self, Acceptor, Gate, Listener, Takes};
 use crate::metrics::{Heartbeats, Metrics};
 use crate::stun::{
     Class, LongTermKeys, Message, Method, PasswordAlgorithm, TransactionId, Writer, attr,
@@ -39,6 +39,7 @@ fn start() -> (Relay, Arc<Metrics>, SocketAddr, watch::Sender<bool>) {
     let acceptor = Acceptor {
         gate: Gate::new(edge::Limits::default(), Arc::clone(&metrics)),
         tls: None,
+        takes: Takes::Turn,
         heartbeat: heartbeats.add("edge", Instant::now()),
         stop: stop.subscribe(),
     };

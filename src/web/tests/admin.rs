@@ -9,6 +9,7 @@ async fn start(heartbeats: Arc<Heartbeats>) -> (SocketAddr, Arc<Metrics>) {
     let acceptor = Acceptor {
         gate: Gate::new(edge::Limits::default(), Arc::clone(&metrics)),
         tls: None,
+        takes: edge::Takes::Http,
         heartbeat: Heartbeats::default().add("edge", Instant::now()),
         stop: watch::Sender::new(false).subscribe(),
     };

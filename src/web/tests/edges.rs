@@ -138,7 +138,11 @@ mod tls {
         let mut setup = Setup::open();
         setup.web.public_host = Some("live.example".to_owned());
         setup.edge.handshake = handshake;
-        setup.tls = Some(crate::tls::load(&certificate, &key).expect("a good pair"));
+        let now = crate::net::Now::read().unix_secs;
+        let pair = crate::tls::Pair::read(&certificate, &key, None, now).expect("a good pair");
+        let certificates = crate::tls::Certificates::new(pair, "files");
+        setup.tls = Some(certificates.offer(&[b"http/1.1"]));
+        setup.web.certificates = Some(certificates);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from(own.cert.der().to_vec())).expect("a root");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -160,7 +164,7 @@ mod tls {
         stream.write_all(request.as_bytes()).await.expect("written");
         let reply = Reply::read(&mut stream).await;
         assert_eq!(reply.status, 200);
-        assert_eq!(reply.header("strict-transport-security"), "max-age=31536000");
+        assert_eq!(reply.header("strict-transport-security"), "max-age=86400");
         let policy = reply.header("content-security-policy");
         assert!(policy.contains("connect-src 'self' wss://live.example;"), "{policy}");
     }
@@ -177,7 +181,19 @@ mod tls {
     #[tokio::test]
     async fn plain_http_and_noise_end_without_harm() {
         let (server, connector) = start(Duration::from_secs(10));
-        let _ = server.get("/").await;
+        let plain = |method: &'static str, path: &'static str, host: &'static str| {
+            let text =
+                format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let server = &server;
+            async move { server.raw(&text).await }
+        };
+        let sent_on = plain("GET", "/watch/a?relay=1", "live.example:80").await;
+        assert_eq!(sent_on.status, 308);
+        assert_eq!(sent_on.header("location"), "https://live.example/watch/a?relay=1");
+        assert_eq!(sent_on.header("strict-transport-security"), "");
+        assert_eq!(plain("GET", "/ws", "live.example").await.status, 308);
+        assert_eq!(plain("POST", "/", "live.example").await.status, 403);
+        assert_eq!(plain("GET", "/", "evil.example").await.status, 421);
         let _ = server.raw("\u{16}\u{3}\u{1}\0\u{2}no hello").await;
         let tcp = TcpStream::connect(server.address).await.expect("a connection");
         let name = ServerName::try_from("live.example").expect("a name");

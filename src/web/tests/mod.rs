@@ -3,6 +3,7 @@
 
 mod admin;
 mod edges;
+mod http2;
 mod pages;
 mod socket;
 
@@ -43,7 +44,7 @@ struct Server {
 struct Setup {
     web: Options,
     edge: edge::Limits,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<crate::tls::Offer>,
     credential_ttl_secs: Option<u32>,
 }
 
@@ -86,9 +87,11 @@ impl Setup {
         let listener = Listener::bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let address = listener.local_addr();
         let stop = watch::Sender::new(false);
+        let turn = Gate::new(edge::Limits::default(), Arc::clone(&metrics));
         let acceptor = Acceptor {
             gate: Gate::new(self.edge, Arc::clone(&metrics)),
             tls: self.tls,
+            takes: edge::Takes::Any { turn },
             heartbeat: heartbeats.add("edge", long_ago),
             stop: stop.subscribe(),
         };

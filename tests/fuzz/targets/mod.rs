@@ -4,11 +4,13 @@
 #![allow(unreachable_pub, reason = "the public face of the fuzz crate, which is this same file")]
 
 mod config;
+mod edge;
 mod signal;
 mod stun;
 mod turn;
 
 pub use config::config;
+pub use edge::first_bytes_of_a_connection;
 pub use signal::{sdp_candidates, signaling_frame};
 pub use stun::{channel_data, control, stream, stun_message};
 pub use turn::turn_server;
@@ -17,7 +19,7 @@ pub use turn::turn_server;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 8] = [
+pub const ALL: [Target; 9] = [
     ("stun_message", stun_message),
     ("channel_data", channel_data),
     ("stream", stream),
@@ -26,4 +28,5 @@ pub const ALL: [Target; 8] = [
     ("signaling_frame", signaling_frame),
     ("sdp_candidates", sdp_candidates),
     ("config", config),
+    ("first_bytes", first_bytes_of_a_connection),
 ];
