@@ -65,6 +65,66 @@ fn the_example_is_the_file_in_the_repository() {
 }
 
 #[test]
+fn a_public_host_is_all_that_a_vps_needs() {
+    let setup = Setup::new(
+        "public_host = \"cast.example.org\"\n[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n",
+    )
+    .without("TURNCAST__WEB__LISTEN")
+    .without("TURNCAST__TURN__LISTEN");
+    let made = rcgen::generate_simple_self_signed(["cast.example.org".to_owned()]);
+    let made = made.expect("a certificate");
+    let write = |name: &str, text: String| {
+        std::fs::write(setup.directory().join(name), text).expect("a file");
+    };
+    write("cert.pem", made.cert.pem());
+    write("key.pem", made.signing_key.serialize_pem());
+    let report = setup.printed(&["check"]);
+    for part in [
+        "https://0.0.0.0:443 ",
+        "http://0.0.0.0:80 ",
+        "udp://0.0.0.0:3478 ",
+        "tcp://0.0.0.0:3478 ",
+        "udp://0.0.0.0:443 ",
+        "http://127.0.0.1:0 ",
+        "pages         https://cast.example.org/",
+        "TURN          turn:cast.example.org:3478?transport=udp",
+        "TURN          turns:cast.example.org:443?transport=tcp",
+    ] {
+        assert!(report.contains(part), "{part:?} is not in:\n{report}");
+    }
+    assert_eq!(report.matches("  TURN   ").count(), 2, "{report}");
+}
+
+#[test]
+fn a_port_without_the_right_to_it_is_told_in_a_sentence() {
+    for (listen, url) in [
+        (["127.0.0.1:443", "udp://127.0.0.1:0"], "http://127.0.0.1:443"),
+        (["127.0.0.1:0", "udp://127.0.0.1:443"], "udp://127.0.0.1:443"),
+    ] {
+        let setup = Setup::new("")
+            .variable("TURNCAST__WEB__LISTEN", listen[0])
+            .variable("TURNCAST__TURN__LISTEN", listen[1]);
+        // A network of its own in which nobody, root neither, has the capability.
+        let turncast = setup.command(&["run"]);
+        let program = turncast.get_program().to_owned();
+        let arguments: Vec<_> = turncast.get_args().map(std::ffi::OsStr::to_owned).collect();
+        let output = Command::new("setpriv")
+            .args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service"])
+            .arg("--")
+            .arg(program)
+            .args(arguments)
+            .env_clear()
+            .envs(turncast.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .output()
+            .expect("setpriv (util-linux) runs");
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(&format!("bind {url}")), "{error}");
+        assert!(error.contains("port 443 is below 1024 and needs the capability"), "{error}");
+    }
+}
+
+#[test]
 fn check_tells_what_would_be_and_binds_nothing() {
     // Whoever tried to bind these would fail.
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -3,11 +3,14 @@
 mod abuse;
 mod cli;
 mod corpus;
+mod fronts;
 mod harness;
 mod hub;
+mod one_port;
 mod privacy;
 mod process;
 mod relay;
+mod secure;
 mod streams;
 mod turn_clients;
 mod ws;
