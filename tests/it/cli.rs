@@ -1,6 +1,7 @@
 //! The command line, as a process: what it prints, and how it exits.
 
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,6 +9,7 @@ use base64::Engine as _;
 use ring::hmac;
 
 use crate::harness::{Setup, text};
+use crate::secure;
 
 const SECRET: &str = "shared-secret-of-a-test";
 
@@ -66,18 +68,10 @@ fn the_example_is_the_file_in_the_repository() {
 
 #[test]
 fn a_public_host_is_all_that_a_vps_needs() {
-    let setup = Setup::new(
-        "public_host = \"cast.example.org\"\n[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n",
-    )
-    .without("TURNCAST__WEB__LISTEN")
-    .without("TURNCAST__TURN__LISTEN");
-    let made = rcgen::generate_simple_self_signed(["cast.example.org".to_owned()]);
-    let made = made.expect("a certificate");
-    let write = |name: &str, text: String| {
-        std::fs::write(setup.directory().join(name), text).expect("a file");
-    };
-    write("cert.pem", made.cert.pem());
-    write("key.pem", made.signing_key.serialize_pem());
+    let setup = Setup::new(&format!("public_host = \"{}\"\n{}", secure::NAME, secure::KEYS))
+        .without("TURNCAST__WEB__LISTEN")
+        .without("TURNCAST__TURN__LISTEN");
+    secure::certificate(setup.directory());
     let report = setup.printed(&["check"]);
     for part in [
         "https://0.0.0.0:443 ",
@@ -86,9 +80,9 @@ fn a_public_host_is_all_that_a_vps_needs() {
         "tcp://0.0.0.0:3478 ",
         "udp://0.0.0.0:443 ",
         "http://127.0.0.1:0 ",
-        "pages         https://cast.example.org/",
-        "TURN          turn:cast.example.org:3478?transport=udp",
-        "TURN          turns:cast.example.org:443?transport=tcp",
+        "pages         https://live.example.org/",
+        "TURN          turn:live.example.org:3478?transport=udp",
+        "TURN          turns:live.example.org:443?transport=tcp",
     ] {
         assert!(report.contains(part), "{part:?} is not in:\n{report}");
     }
@@ -104,24 +98,29 @@ fn a_port_without_the_right_to_it_is_told_in_a_sentence() {
         let setup = Setup::new("")
             .variable("TURNCAST__WEB__LISTEN", listen[0])
             .variable("TURNCAST__TURN__LISTEN", listen[1]);
-        // A network of its own in which nobody, root neither, has the capability.
-        let turncast = setup.command(&["run"]);
-        let program = turncast.get_program().to_owned();
-        let arguments: Vec<_> = turncast.get_args().map(std::ffi::OsStr::to_owned).collect();
-        let output = Command::new("setpriv")
-            .args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service"])
-            .arg("--")
-            .arg(program)
-            .args(arguments)
-            .env_clear()
-            .envs(turncast.get_envs().filter_map(|(name, value)| Some((name, value?))))
-            .output()
-            .expect("setpriv (util-linux) runs");
+        let mut turncast = setup.command(&["run"]);
+        // Root has every capability unless it is taken; others have none that they could take.
+        if std::fs::metadata("/proc/self").expect("a process").uid() == 0 {
+            turncast = without_capability(&turncast);
+        }
+        let output = turncast.output().expect("setpriv (util-linux) runs");
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
         assert!(error.contains(&format!("bind {url}")), "{error}");
         assert!(error.contains("port 443 is below 1024 and needs the capability"), "{error}");
     }
+}
+
+/// The same command without the right to ports below 1024.
+fn without_capability(command: &Command) -> Command {
+    let mut without = Command::new("setpriv");
+    without
+        .args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    without
 }
 
 #[test]

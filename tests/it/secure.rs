@@ -18,6 +18,14 @@ pub(crate) const KEYS: &str = "[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pe
 
 /// Writes `cert.pem` and `key.pem`, and gives what trusts them.
 pub(crate) fn certificate(directory: &Path) -> ClientConfig {
+    certificate_for(directory, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same for clients that speak these versions alone.
+pub(crate) fn certificate_for(
+    directory: &Path,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ClientConfig {
     let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
     let write = |name: &str, text: String| {
         std::fs::write(directory.join(name), text).expect("a file");
@@ -28,7 +36,7 @@ pub(crate) fn certificate(directory: &Path) -> ClientConfig {
     roots.add(made.cert.der().clone()).expect("a root");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth()
