@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::harness::{DEADLINE, Daemon, Setup, get, in_network};
 use crate::limits::hits;
 use crate::relay::client::{Client, Relayed};
-use crate::streams::{TLS, certify, connect, connect_tls};
+use crate::secure::{KEYS, certificate_for};
+use crate::streams::{connect, connect_tls};
 
 const CONFIG: &str = r#"
 [turn]
@@ -51,9 +52,9 @@ fn assert_relays(client: &mut Client, relayed: SocketAddr, peer: &UdpSocket) {
 
 #[test]
 fn without_descriptors_everybody_who_is_there_is_served_and_the_next_ones_wait() {
-    let setup = Setup::new(&format!("{CONFIG}allow_peers = [\"127.0.0.3\"]\n{LIMITS}{TLS}"))
+    let setup = Setup::new(&format!("{CONFIG}allow_peers = [\"127.0.0.3\"]\n{LIMITS}{KEYS}"))
         .variable("TURNCAST__TURN__LISTEN", LISTEN);
-    let trusting = certify(&setup, rustls::ALL_VERSIONS);
+    let trusting = certificate_for(setup.directory(), rustls::ALL_VERSIONS);
     let daemon = setup.start_with_descriptors(80);
     let tls = |daemon: &Daemon| {
         let server = daemon.turn_over("tls");

@@ -18,7 +18,8 @@ use webrtc_stun::attributes::{ATTR_EVEN_PORT, ATTR_RESERVATION_TOKEN, AttrType};
 
 use crate::harness::{Daemon, Setup};
 use crate::relay::client::{Client, Relayed};
-use crate::streams::{TLS, certify, connect, connect_tls, read_to_end};
+use crate::secure::{KEYS, certificate_for};
+use crate::streams::{connect, connect_tls, read_to_end};
 
 const SECRET: &str = "shared-secret-of-a-test";
 
@@ -65,9 +66,9 @@ fn memory_and_descriptors_stay_flat_in_a_soak() {
         Err(_) => SECS,
     };
     let listen = ["udp", "tcp", "tls"].map(|scheme| format!("\"{scheme}://127.0.0.1:0\""));
-    let setup = Setup::new(&format!("{CONFIG}{TLS}"))
+    let setup = Setup::new(&format!("{CONFIG}{KEYS}"))
         .variable("TURNCAST__TURN__LISTEN", &format!("[{}]", listen.join(",")));
-    let trusting = certify(&setup, rustls::ALL_VERSIONS);
+    let trusting = certificate_for(setup.directory(), rustls::ALL_VERSIONS);
     let daemon = setup.start();
     let at_rest = daemon.descriptors();
     let length = Duration::from_secs(secs);
