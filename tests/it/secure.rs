@@ -9,6 +9,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{DEADLINE, text};
+use crate::https;
 
 /// What the certificate is for.
 pub(crate) const NAME: &str = "live.example.org";
@@ -32,14 +33,7 @@ pub(crate) fn certificate_for(
     };
     write("cert.pem", made.cert.pem());
     write("key.pem", made.signing_key.serialize_pem());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+    https::trusting_over(versions, &[made.cert.der().clone()])
 }
 
 /// A connection from an address of this machine; no event of it takes longer than the deadline.
