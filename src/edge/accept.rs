@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -162,7 +163,9 @@ async fn admit(
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     let peer = Peer { remote, local, proxy: None, tls: false, speaks: Speaks::Http };
     let wire = Wire::new(tcp, limits.write_stall, place);
-    match timeout(limits.handshake, open(wire, peer, acceptor)).await {
+    // Closed when this function ends, which is when the reason is counted.
+    let opening = pin!(open(wire, peer, acceptor));
+    match timeout(limits.handshake, opening).await {
         Ok(Ok(opened)) => Some(opened),
         Ok(Err(why)) => {
             debug!(client = %Addr::from(remote), %why, "connection closed at the edge");

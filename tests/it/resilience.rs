@@ -154,7 +154,8 @@ fn a_missing_route_and_a_full_queue_cost_the_packets_that_meet_them_and_no_other
                    ip address add 203.0.113.1/24 dev here && ip link set here up && \
                    ip link set there up && \
                    ip neighbour add 203.0.113.2 lladdr 02:00:00:00:00:02 dev here && \
-                   tc qdisc add dev here root tbf rate 8kbit burst 1600 limit 3000";
+                   tc qdisc add dev here root tbf rate 8kbit burst 1600 limit 3000 && \
+                   until ip -o link show here | grep -q \"state UP\"; do :; done";
     let test = "resilience::\
                 a_missing_route_and_a_full_queue_cost_the_packets_that_meet_them_and_no_others";
     if !in_network(test, network) {
