@@ -306,6 +306,42 @@ pub fn has_ipv6() -> bool {
     std::path::Path::new("/proc/net/if_inet6").exists()
 }
 
+/// How far an address reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Not further than this host or its wire.
+    Host,
+    /// The network of somebody.
+    Private,
+    /// Everybody.
+    Public,
+}
+
+/// How far an address in canonical form reaches.
+pub fn reach(ip: IpAddr) -> Reach {
+    let inside = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.contains(ip));
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || inside(LINK_LOCAL) {
+        Reach::Host
+    } else if inside(PRIVATE) {
+        Reach::Private
+    } else {
+        Reach::Public
+    }
+}
+
+const fn v4(a: u8, b: u8, len: u8) -> Prefix {
+    Prefix::new(IpAddr::V4(Ipv4Addr::new(a, b, 0, 0)), len)
+}
+
+const fn v6(first: u16, len: u8) -> Prefix {
+    Prefix::new(IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)), len)
+}
+
+const LINK_LOCAL: &[Prefix] = &[v4(169, 254, 16), v6(0xfe80, 10)];
+
+const PRIVATE: &[Prefix] =
+    &[v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), v6(0xfc00, 7)];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod clients;
+mod doctor;
 mod options;
 mod pages;
 mod report;
@@ -15,7 +16,7 @@ mod state;
 mod supervise;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tracing::warn;
@@ -25,6 +26,7 @@ use crate::credentials::Entropy;
 use crate::net::{Now, interface_addresses};
 use crate::turn::RelayAddress;
 use crate::{relay, telemetry, tls};
+pub use doctor::doctor;
 use state::State;
 
 /// Why the daemon, or one of the commands that look at its state, failed.
@@ -71,6 +73,13 @@ pub enum Error {
     /// `turncast invite` without pages.
     #[error("there are no pages: web.listen is empty")]
     NoPages,
+    /// `turncast doctor` without a daemon.
+    #[error("no daemon runs with the state directory {}: start it (turncast run, or systemctl start \
+             turncast), or set state_dir to the directory that it uses", directory.display())]
+    NotRunning {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The operating system gives no random numbers.
     #[error("the operating system gives no random numbers")]
     Entropy,
@@ -120,7 +129,8 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
         warn!(why, "browsers are not relayed");
     }
     let allocations = options::allocations(&loaded.config, descriptors);
-    let turn = options::turn(loaded, relay_addresses, host.clone(), allocations);
+    let mut turn = options::turn(loaded, relay_addresses, host.clone(), allocations);
+    turn.shared_secrets = turn.shared_secrets.and(doctor::doctors_secret(state.directory())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("turncast-web")
@@ -179,7 +189,9 @@ pub fn invite(loaded: &Loaded, environment: &Environment, rotate: bool) -> Resul
     } else {
         state::broadcast_key(&directory)?
     };
-    let pages = match state::running_pages(&directory) {
+    // Where the lock cannot be read, the configuration says nearly as much.
+    let running = state::running(&directory).unwrap_or_default();
+    let pages = match running.map(|running| running.pages).filter(|pages| !pages.is_empty()) {
         Some(pages) => pages,
         None => {
             let host = interface_addresses().map_err(Error::Interfaces)?;

@@ -102,6 +102,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) grants: Arc<Grants>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) heartbeats: Arc<Heartbeats>,
+    /// What the doctor has found, for `/healthz`.
+    pub(super) diagnosis: watch::Receiver<serde_json::Value>,
     pub(super) entropy: Entropy,
 }
 
@@ -141,8 +143,11 @@ impl Pages {
             Arc::clone(&hub),
             Arc::clone(&metrics),
         );
-        let admin_options =
-            AdminOptions { allowed_hosts: names(&config.admin.allowed_hosts), limits };
+        let admin_options = AdminOptions {
+            allowed_hosts: names(&config.admin.allowed_hosts),
+            doctor: Some(around.diagnosis),
+            limits,
+        };
         let admin = Admin::new(admin_options, Arc::clone(&metrics), Arc::clone(&heartbeats));
         let (stop, stopped) = watch::channel(false);
         let mut loops = JoinSet::new();

@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
-pub use labels::{Code, DropReason, Hello, Limit, Method, Path, Refusal, Status};
+pub use labels::{Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Status};
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
 #[derive(Debug, Default)]
@@ -182,6 +182,7 @@ pub struct Metrics {
     paths: Counts,
     responses: Counts,
     refusals: Counts,
+    diagnoses: Counts,
     /// WebSockets that are open now.
     pub conns: Gauge,
     /// Rooms that exist now.
@@ -207,6 +208,7 @@ impl Default for Metrics {
             paths: Counts::new(Path::ALL.len()),
             responses: Counts::new(Status::ALL.len()),
             refusals: Counts::new(Refusal::ALL.len()),
+            diagnoses: Counts::new(Diagnosis::ALL.len()),
             conns: Gauge::default(),
             rooms: Gauge::default(),
             broadcasters: Gauge::default(),
@@ -249,6 +251,11 @@ impl Metrics {
     /// Counts something that hub or web refused.
     pub fn refusal(&self, reason: Refusal) {
         self.refusals.add(reason as usize);
+    }
+
+    /// Counts what the doctor found of a URL.
+    pub fn diagnosis(&self, diagnosis: Diagnosis) {
+        self.diagnoses.add(diagnosis as usize);
     }
 
     /// How often `limit` bit, in the relay and outside.
@@ -355,6 +362,9 @@ impl Scrape {
         let refusals =
             Refusal::ALL.iter().map(|&v| one(Refusal::KEY, v.text(), &m.refusals, v as usize));
         counters(out, "refusals", "Requests and messages refused", refusals)?;
+        let diagnoses =
+            Diagnosis::ALL.iter().map(|&v| one(Diagnosis::KEY, v.text(), &m.diagnoses, v as usize));
+        counters(out, "doctor_urls", "What the doctor found of the URLs at start", diagnoses)?;
         gauge(out, "conns", "WebSockets open now", m.conns.value())?;
         gauge(out, "connections", "TCP connections open now", m.connections.value())?;
         let of_relay = m.turn_connections.value();

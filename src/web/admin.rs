@@ -22,6 +22,9 @@ use crate::metrics::{Heartbeats, Metrics, Refusal};
 pub struct AdminOptions {
     /// Names under which it may be asked, beside loopback and its own address.
     pub allowed_hosts: Vec<String>,
+    /// What the doctor has found, as `/healthz` shows it. Broken URLs make nobody restart the
+    /// daemon, so they do not make it unhealthy.
+    pub doctor: Option<watch::Receiver<serde_json::Value>>,
     /// The limits of a request.
     pub limits: Limits,
 }
@@ -99,7 +102,8 @@ impl Admin {
             true => (StatusCode::OK, "ok"),
             false => (StatusCode::SERVICE_UNAVAILABLE, "stuck"),
         };
-        let text = json!({ "status": word, "loops": loops }).to_string();
+        let doctor = self.options.doctor.as_ref().map(|found| found.borrow().clone());
+        let text = json!({ "status": word, "loops": loops, "doctor": doctor }).to_string();
         answer::report(status, "application/json", text)
     }
 }
