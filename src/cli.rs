@@ -132,7 +132,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             print(&format!("{link}\n"))
         }
         Some(Command::Credentials { name, ttl }) => {
-            let credential = daemon::credential(&loaded, name, *ttl)?;
+            let credential = daemon::credential(&loaded, &environment, name, *ttl)?;
             print(&format!("{credential}\n"))
         }
         Some(Command::Config { command: ConfigCommand::Example }) => Ok(()),

@@ -290,22 +290,6 @@ pub fn interface_addresses() -> std::io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// What to do when `address` could not be bound for want of a right; empty for other reasons.
-pub fn port_hint(address: SocketAddr, err: &std::io::Error) -> String {
-    if err.kind() != std::io::ErrorKind::PermissionDenied || address.port() >= 1024 {
-        return String::new();
-    }
-    format!(
-        " (port {} is below 1024 and needs the capability CAP_NET_BIND_SERVICE: start the systemd          unit, which has it, or give it to the binary with `setcap cap_net_bind_service=+ep`)",
-        address.port()
-    )
-}
-
-/// Whether this machine speaks IPv6 at all, be it only to itself.
-pub fn has_ipv6() -> bool {
-    std::path::Path::new("/proc/net/if_inet6").exists()
-}
-
 /// How far an address reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
@@ -341,6 +325,22 @@ const LINK_LOCAL: &[Prefix] = &[v4(169, 254, 16), v6(0xfe80, 10)];
 
 const PRIVATE: &[Prefix] =
     &[v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), v6(0xfc00, 7)];
+
+/// What to do when `address` could not be bound for want of a right; empty for other reasons.
+pub fn port_hint(address: SocketAddr, err: &std::io::Error) -> String {
+    if err.kind() != std::io::ErrorKind::PermissionDenied || address.port() >= 1024 {
+        return String::new();
+    }
+    format!(
+        " (port {} is below 1024 and needs the capability CAP_NET_BIND_SERVICE: start the systemd          unit, which has it, or give it to the binary with `setcap cap_net_bind_service=+ep`)",
+        address.port()
+    )
+}
+
+/// Whether this machine speaks IPv6 at all, be it only to itself.
+pub fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
+}
 
 #[cfg(test)]
 mod tests {

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::certificates::{DirectoryUrl, Email};
 use super::schema::{Allowed, Key, Preset, Schema, read, section};
 use super::values::{
-    BroadcastKeyEntry, CredentialHash, DefaultFamily, Host, HostName, IcePolicy, List,
-    LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName,
-    UserEntry,
+    BroadcastKeyEntry, ChallengeKind, CredentialHash, DefaultFamily, Host, HostName, IcePolicy,
+    List, LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TlsMode,
+    TurnListen, TurnName, UserEntry,
 };
 use crate::net::Prefix;
 use crate::telemetry::Secret;
@@ -45,6 +46,7 @@ section! {
         [public_ports: PublicPorts]
         [web: Web]
         [tls: Tls]
+        [acme: Acme]
         [turn: Turn]
         [broadcast: Broadcast]
         [admin: Admin]
@@ -133,12 +135,47 @@ section! {
 }
 
 section! {
-    /// With both files the web listener speaks HTTPS, and `turn.listen` may hold `tls://`.
+    /// The certificate of the web listeners (HTTPS) and of `tls://` in `turn.listen`.
     Tls {
+        /// Where it comes from. "files": `certificate` and `key`. "acme": the authority of [acme].
+        /// "self-signed": our own; browsers show a warning before the first page, and refuse TURN
+        /// over TLS. "off": there is none, for plain HTTP behind a reverse proxy. "auto": files
+        /// when `certificate` is set; ACME when its terms are accepted and `public_host` is
+        /// public; off when every listener of [web] is on loopback; else self-signed.
+        mode: TlsMode = Is(r#""auto""#), Word(&["auto", "files", "acme", "self-signed", "off"]);
         /// The certificate with its chain, PEM.
         certificate: Option<PathBuf> = Unset(r#""/etc/turncast/fullchain.pem""#), FILE;
         /// Its private key, PEM.
         key: Option<PathBuf> = Unset(r#""/etc/turncast/privkey.pem""#), FILE;
+        /// For how long browsers shall ask for this name by HTTPS alone (HSTS), once they have
+        /// come by HTTPS. It is said for names only, and with a certificate from files or an
+        /// authority only. 0: not said.
+        hsts_secs: u32 = Is("86400"), Whole(0, 63_072_000);
+    }
+}
+
+section! {
+    /// A certificate authority that issues certificates by itself (ACME), for `public_host`, be it
+    /// a name or an IP address. It has to reach TCP port 443 or 80 of it.
+    Acme {
+        /// Whether you accept the terms of the authority; nobody is contacted before. Those of
+        /// Let's Encrypt are at https://letsencrypt.org/repository/.
+        accept_terms: bool = Is("false"), Text("true or false");
+        /// Where the authority may write to when something is wrong.
+        email: Option<Email> = Unset(r#""admin@example.org""#), Text("an e-mail address");
+        /// The directory of the authority; by default that of Let's Encrypt.
+        directory: DirectoryUrl = Is(r#""https://acme-v02.api.letsencrypt.org/directory""#),
+            Text("a URL with https://");
+        /// The root certificate of the directory's own HTTPS, PEM, for an authority that is not
+        /// known to the system.
+        root_certificate: Option<PathBuf> = Unset(r#""/etc/turncast/authority.pem""#), FILE;
+        /// How the authority may find out that the host is ours: by TLS on port 443
+        /// ("tls-alpn-01"), or by plain HTTP on port 80 ("http-01"). The first attempt tries each.
+        challenges: List<ChallengeKind> = Is(r#"["tls-alpn-01", "http-01"]"#),
+            Word(&["tls-alpn-01", "http-01"]);
+        /// How long to wait after a failure; twice as long after each further one, up to six
+        /// hours. What the authority asks for in its answer comes first.
+        retry_secs: u32 = Is("300"), Whole(1, 86_400);
     }
 }
 

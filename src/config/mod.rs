@@ -6,6 +6,7 @@
 //! other through the schema (`keys.rs`), lets the environment override them, reads the secrets
 //! from where they are, and checks the whole. Only `daemon` and `cli` see the result.
 
+mod certificates;
 mod example;
 mod keys;
 mod load;
@@ -20,17 +21,18 @@ mod values;
 
 use std::path::PathBuf;
 
+pub use certificates::{DirectoryUrl, Email};
 pub use example::example;
 pub use keys::{
-    Admin, Broadcast, BroadcastLimits, Config, Log, PublicPorts, Tls, Turn, TurnLimits, Web,
+    Acme, Admin, Broadcast, BroadcastLimits, Config, Log, PublicPorts, Tls, Turn, TurnLimits, Web,
     WebLimits,
 };
 pub use load::{Environment, Loaded, SYSTEM_FILE, Warning};
 pub use secrets::Secrets;
 pub use values::{
-    BroadcastKeyEntry, CredentialHash, DefaultFamily, Host, HostName, IcePolicy, List,
-    LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TurnListen, TurnName,
-    TurnScheme, UserEntry,
+    BroadcastKeyEntry, ChallengeKind, CredentialHash, DefaultFamily, Host, HostName, IcePolicy,
+    List, LogAddresses, LogFormat, LogLevel, Origin, PortRange, Publish, RelayPair, TlsMode,
+    TurnListen, TurnName, TurnScheme, UserEntry,
 };
 
 /// Why there is no configuration.

@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use super::certificates;
 use super::keys::{Config, PublicPorts};
 use super::load::Findings;
 use super::problem::Problem;
 use super::secrets::Secrets;
-use super::values::{Host, Publish, TurnListen, TurnScheme};
+use super::values::{Host, Publish, TurnScheme};
 use crate::net::Prefix;
 
 /// Checks `config` as a whole.
 pub(super) fn check(config: &Config, secrets: &Secrets, findings: &mut Findings) {
     listeners(config, findings);
-    tls(config, findings);
+    certificates::check(config, findings);
     relay(config, findings);
     peers(config, findings);
     broadcast(config, secrets, findings);
@@ -26,14 +27,9 @@ impl Config {
         let tcp = self.web.listen.iter().chain(&*self.admin.listen).copied();
         tcp.chain(turn).all(|address| is_loopback(address.ip()))
     }
-
-    /// Whether the web listener speaks HTTPS.
-    pub fn is_https(&self) -> bool {
-        self.tls.certificate.is_some()
-    }
 }
 
-fn is_loopback(ip: IpAddr) -> bool {
+pub(super) fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
@@ -75,15 +71,6 @@ fn listeners(config: &Config, findings: &mut Findings) {
             findings.warn("web.trusted_proxies", problem.help("name the proxies alone"));
         }
     }
-    let plain = !config.is_https() && config.web.trusted_proxies.is_empty();
-    let open = config.web.listen.iter().any(|address| !is_loopback(address.ip()));
-    if plain && open {
-        let problem = Problem::new("browsers refuse the camera to pages without HTTPS");
-        findings.warn(
-            "web.listen",
-            problem.help("set [tls] certificate and key, or web.trusted_proxies behind a proxy"),
-        );
-    }
 }
 
 /// Notes that `address` is used, and refuses a second use.
@@ -107,28 +94,6 @@ fn claim<'k>(
         findings.refuse(key, problem);
     }
     taken.push((key, address));
-}
-
-fn tls(config: &Config, findings: &mut Findings) {
-    match (&config.tls.certificate, &config.tls.key) {
-        (Some(_), None) => {
-            let problem = Problem::new("a certificate needs its private key");
-            findings.refuse("tls.certificate", problem.help("set tls.key to the file"));
-        }
-        (None, Some(_)) => {
-            let problem = Problem::new("a private key needs its certificate");
-            findings.refuse("tls.key", problem.help("set tls.certificate to the file"));
-        }
-        (None, None) => {
-            let is_tls = |listen: &&TurnListen| listen.scheme == Some(TurnScheme::Tls);
-            if let Some(listen) = config.turn.listen.iter().find(is_tls) {
-                let title = format!("tls://{} needs a certificate", listen.address);
-                let help = "set tls.certificate and tls.key, or use tcp://";
-                findings.refuse("turn.listen", Problem::new(title).help(help));
-            }
-        }
-        (Some(_), Some(_)) => {}
-    }
 }
 
 fn relay(config: &Config, findings: &mut Findings) {

@@ -1,5 +1,7 @@
 //! Each kind of mistake, on the text that a person reads.
 
+mod certificates;
+
 use std::path::Path;
 
 use super::*;
@@ -297,15 +299,6 @@ fn peers_are_prefixes_that_can_be_peers() {
     assert_says(&warnings(&allow("0.0.0.0/0")), &["opens every network"]);
     let both = "[turn]\nallow_peers = \"10.0.0.0/8\"\ndeny_peers = \"10.0.0.0/8\"\n";
     assert_says(&warnings(both), &["10.0.0.0/8 is in turn.deny_peers too, and deny wins"]);
-}
-
-#[test]
-fn a_certificate_and_its_key_come_together() {
-    assert_says(
-        &mistake("[tls]\ncertificate = \"a.pem\"\n"),
-        &["tls.certificate: a certificate needs its private key", "t.toml:2:15", "set tls.key"],
-    );
-    assert_says(&mistake("[tls]\nkey = \"a.pem\"\n"), &["a private key needs its certificate"]);
 }
 
 #[test]

@@ -69,7 +69,9 @@ impl<'de, T: Written> Deserialize<'de> for Element<T> {
     }
 }
 
-fn written<'de, T: Written, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn written<'de, T: Written, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     struct Text<T>(std::marker::PhantomData<T>);
 
     impl<T: Written> Visitor<'_> for Text<T> {
@@ -469,6 +471,26 @@ words! {
         Ipv4 = "ipv4",
         /// That of the client's own address.
         Client = "client",
+    }
+    /// `tls.mode`.
+    TlsMode {
+        /// By the other keys.
+        Auto = "auto",
+        /// `tls.certificate` and `tls.key`.
+        Files = "files",
+        /// From an authority.
+        Acme = "acme",
+        /// Our own.
+        SelfSigned = "self-signed",
+        /// None.
+        Off = "off",
+    }
+    /// `acme.challenges`.
+    ChallengeKind {
+        /// By TLS.
+        TlsAlpn01 = "tls-alpn-01",
+        /// By plain HTTP.
+        Http01 = "http-01",
     }
     /// `turn.credential_hash`.
     CredentialHash {

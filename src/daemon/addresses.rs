@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::{Config, Host};
-use crate::net::Prefix;
+use crate::net::{self, Reach};
 use crate::turn::RelayAddress;
 
 /// The addresses to relay from: those of the configuration, else by what is listened on.
@@ -68,13 +68,10 @@ pub(super) fn best(host: &[IpAddr], is_v4: bool) -> Option<IpAddr> {
 
 /// How far an address reaches; `None` when nobody else can use it.
 fn rank(ip: IpAddr) -> Option<Rank> {
-    let inside = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.contains(ip));
-    if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || inside(LINK_LOCAL) {
-        None
-    } else if inside(PRIVATE) {
-        Some(Rank::Private)
-    } else {
-        Some(Rank::Global)
+    match net::reach(ip) {
+        Reach::Host => None,
+        Reach::Private => Some(Rank::Private),
+        Reach::Public => Some(Rank::Global),
     }
 }
 
@@ -83,19 +80,6 @@ enum Rank {
     Global,
     Private,
 }
-
-const fn v4(a: u8, b: u8, len: u8) -> Prefix {
-    Prefix::new(IpAddr::V4(Ipv4Addr::new(a, b, 0, 0)), len)
-}
-
-const fn v6(first: u16, len: u8) -> Prefix {
-    Prefix::new(IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)), len)
-}
-
-const LINK_LOCAL: &[Prefix] = &[v4(169, 254, 16), v6(0xfe80, 10)];
-
-const PRIVATE: &[Prefix] =
-    &[v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), v6(0xfc00, 7)];
 
 #[cfg(test)]
 mod tests {

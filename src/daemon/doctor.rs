@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Error, options, report, state};
+use super::{Error, certificates, options, report, state};
 use crate::config::{Environment, Loaded};
 use crate::credentials::SharedSecrets;
 use crate::doctor::{self, Report};
@@ -30,7 +30,7 @@ pub fn doctor(loaded: &Loaded, environment: &Environment) -> Result<Report, Erro
     let secret = doctors_secret(&directory)?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     // Where it cannot be read, nobody would trust it.
-    let certificates = super::certificate(loaded).unwrap_or_default();
+    let certificates = certificates::look(loaded, Some(&directory)).ok().and_then(|l| l.served);
     let pages = Some(running.pages.as_str()).filter(|pages| !pages.is_empty());
     let urls = report::ice_urls(&loaded.config, pages, &running.turn, certificates.as_ref());
     let runtime = tokio::runtime::Builder::new_current_thread()

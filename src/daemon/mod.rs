@@ -6,6 +6,7 @@
 //! configuration and bind nothing. Reload and socket activation are not built yet.
 
 mod addresses;
+mod certificates;
 mod clients;
 mod doctor;
 mod options;
@@ -16,7 +17,7 @@ mod state;
 mod supervise;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tracing::warn;
@@ -148,20 +149,14 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] when the daemon could not start for a reason that is known without trying.
 pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error> {
-    let certificates = certificate(loaded)?;
+    let directory = state::directory(loaded, environment).ok();
+    let found = certificates::look(loaded, directory.as_deref())?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let relay = addresses::relay_addresses(&loaded.config, &host);
-    let directory = state::directory(loaded, environment).ok();
     let descriptors = descriptors();
     let allocations = options::allocations(&loaded.config, descriptors);
-    let mut text = report::check(
-        loaded,
-        directory.as_deref(),
-        &host,
-        &relay,
-        allocations,
-        certificates.as_ref(),
-    );
+    let known = report::Known { state: directory.as_deref(), certificate: &found };
+    let mut text = report::check(loaded, &known, &host, &relay, allocations);
     if let Some(missing) = foreign(&relay, &host) {
         let error = Error::RelayAddress { address: missing };
         text += &format!("\nwarning: {error}; the daemon would not start here\n");
@@ -205,7 +200,12 @@ pub fn invite(loaded: &Loaded, environment: &Environment, rotate: bool) -> Resul
 ///
 /// # Errors
 /// [`Error::NoSharedSecret`].
-pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<String, Error> {
+pub fn credential(
+    loaded: &Loaded,
+    environment: &Environment,
+    name: &str,
+    ttl_secs: Option<u32>,
+) -> Result<String, Error> {
     let config = &loaded.config;
     let ttl_secs = ttl_secs.unwrap_or(config.turn.credential_ttl_secs);
     let expiry = Now::read().unix_secs.saturating_add(u64::from(ttl_secs));
@@ -217,28 +217,14 @@ pub fn credential(loaded: &Loaded, name: &str, ttl_secs: Option<u32>) -> Result<
     let turn = options::reached(config, &config.web.listen, &turn);
     let asked = report::pages(config, &addresses, &host);
     // Where it cannot be read, nobody would trust it.
-    let certificates = certificate(loaded).unwrap_or_default();
+    let directory = state::directory(loaded, environment).ok();
+    let certificates = certificates::look(loaded, directory.as_deref()).ok().and_then(|l| l.served);
     let answer = serde_json::json!({
         "urls": report::ice_urls(config, asked.as_deref(), &turn, certificates.as_ref()),
         "username": credential.username,
         "credential": credential.password.expose(),
     });
     Ok(answer.to_string())
-}
-
-/// The files of `[tls]`, read and checked.
-fn certificate(loaded: &Loaded) -> Result<Option<tls::Certificates>, Error> {
-    let tls = &loaded.config.tls;
-    let file = |path: &Path| loaded.locate(path);
-    match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => {
-            let host = options::public_host(&loaded.config);
-            let now = Now::read().unix_secs;
-            let pair = tls::Pair::read(&file(certificate), &file(key), host.as_deref(), now)?;
-            Ok(Some(tls::Certificates::new(pair)))
-        }
-        _ => Ok(None),
-    }
 }
 
 /// The local address among `relay` that is no address of this host. On loopback the whole

@@ -1,14 +1,14 @@
 //! From the configuration to the plain options of each part: the only place that knows both.
 
 use crate::config::{
-    Config, CredentialHash, DefaultFamily, Host, IcePolicy, Loaded, LogFormat, LogLevel,
-    PublicPorts, Secrets, TurnScheme,
+    ChallengeKind, Config, CredentialHash, DefaultFamily, Host, IcePolicy, Loaded, LogFormat,
+    LogLevel, PublicPorts, Secrets, TurnScheme,
 };
 use crate::credentials::{self, SharedSecrets};
 use crate::telemetry::{self, LogOptions};
 use crate::turn::{self, FixedUser, RelayAddress, Transport};
 use crate::web::TurnListener;
-use crate::{relay, signal};
+use crate::{acme, relay, signal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -210,6 +210,15 @@ pub(super) fn signal(config: &Config) -> signal::Options {
         frame_bytes: config.web.limits.frame_bytes,
         build: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// What to answer an authority's challenges by.
+pub(super) fn challenges(config: &Config) -> Vec<acme::Challenge> {
+    let challenge = |kind: &ChallengeKind| match kind {
+        ChallengeKind::TlsAlpn01 => acme::Challenge::TlsAlpn01,
+        ChallengeKind::Http01 => acme::Challenge::Http01,
+    };
+    config.acme.challenges.iter().map(challenge).collect()
 }
 
 /// `public_host`, unless it is "auto".

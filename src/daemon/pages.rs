@@ -146,6 +146,7 @@ impl Pages {
         let admin_options = AdminOptions {
             allowed_hosts: names(&config.admin.allowed_hosts),
             doctor: Some(around.diagnosis),
+            certificates: around.tls.clone(),
             limits,
         };
         let admin = Admin::new(admin_options, Arc::clone(&metrics), Arc::clone(&heartbeats));
@@ -269,6 +270,7 @@ fn web_options(loaded: &Loaded, turn: Vec<TurnListener>) -> web::Options {
         turn,
         static_dir: config.web.static_dir.as_deref().map(|path| loaded.locate(path)),
         limits: limits(config),
+        hsts: Duration::from_secs(u64::from(config.tls.hsts_secs)),
         ..web::Options::default()
     }
 }

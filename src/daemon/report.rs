@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::addresses::best;
+use super::certificates::Look;
 use super::options;
 use crate::config::{Config, Host, Loaded, Publish};
 use crate::telemetry::Secret;
@@ -155,14 +156,21 @@ pub(super) fn greeting(
     text
 }
 
+/// What was found without starting anything.
+pub(super) struct Known<'a> {
+    /// The state directory; `None` when there can be none.
+    pub(super) state: Option<&'a Path>,
+    /// The certificate.
+    pub(super) certificate: &'a Look,
+}
+
 /// What `turncast check` prints.
 pub(super) fn check(
     loaded: &Loaded,
-    state: Option<&Path>,
+    known: &Known<'_>,
     host: &[IpAddr],
     relay: &[RelayAddress],
     allocations: u32,
-    certificates: Option<&Certificates>,
 ) -> String {
     let config = &loaded.config;
     let listeners = Listeners::asked(config);
@@ -172,7 +180,7 @@ pub(super) fn check(
         Some(path) => format!("{} is good", path.display()),
         None => "none, every key has its default".to_owned(),
     };
-    let state = match state {
+    let state = match known.state {
         Some(path) if path.exists() => path.display().to_string(),
         Some(path) => format!("{} (turncast run makes it)", path.display()),
         None => "nowhere: set state_dir".to_owned(),
@@ -181,6 +189,7 @@ pub(super) fn check(
     for (url, what) in listeners.urls(config) {
         text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
     }
+    let certificate = known.certificate.lines.join("\n                ");
     let ports = config.turn.relay_ports;
     for address in relay {
         let ports = format!("ports {}-{}", ports.first, ports.last);
@@ -197,7 +206,7 @@ pub(super) fn check(
         text += &format!("  pages         {pages}/\n");
     }
     let turn = options::reached(config, &listeners.web, &listeners.turn);
-    for url in ice_urls(config, pages.as_deref(), &turn, certificates) {
+    for url in ice_urls(config, pages.as_deref(), &turn, known.certificate.served.as_ref()) {
         text += &format!("  TURN          {url}\n");
     }
     for address in relay {
@@ -208,7 +217,7 @@ pub(super) fn check(
         (true, _) => "open to everybody",
         (false, _) => "with a key: turncast invite prints the link",
     };
-    text += &format!("  broadcasting  {publish}\n");
+    text += &format!("  broadcasting  {publish}\n  certificate   {certificate}\n");
     for warning in &loaded.warnings {
         text += &format!("\n{}\n", warning.text);
     }

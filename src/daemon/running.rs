@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::certificates::Certificate;
 use super::clients::{self, Clients};
 use super::doctor::Visit;
 use super::pages::{Bound, Pages, Surroundings};
@@ -17,7 +18,6 @@ use super::report::{self, Listeners};
 use super::state::State;
 use super::supervise::{self, Signals};
 use super::{Error, doctor, options, state};
-use crate::acme;
 use crate::config::Loaded;
 use crate::credentials::{Entropy, Grants};
 use crate::metrics::{Heartbeats, Metrics};
@@ -47,7 +47,8 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let grants = Arc::new(Grants::new(state.hub_key()?));
     let shared = Arc::new(turn::Shared::new(Arc::new(turn), Arc::clone(&grants), &mut entropy));
     // Whatever can fail comes before the first packet is taken.
-    let tls = super::certificate(loaded)?;
+    let certificate = Certificate::open(loaded, state.directory(), &metrics)?;
+    let tls = certificate.served().cloned();
     let bound = Bound::bind(config)?;
     let streams = clients::Bound::bind(config)?;
     let follow = supervise::follow_addresses(Arc::clone(&shared), host.clone());
@@ -73,9 +74,9 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
         loaded,
         state: state.directory().to_owned(),
         tls,
-        challenges: acme::Challenges::default(),
         turn: turn.clone(),
         diagnosis,
+        challenges: certificate.challenges().clone(),
         relay: relay.handle(),
         streams: relay.streams(),
         turn_gate,
@@ -94,8 +95,10 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
             visit.pay().await;
         }
     });
+    let reload = Arc::new(Notify::new());
+    let fresh = tokio::spawn(certificate.keep_fresh(Arc::clone(&reload)));
     let result = tokio::select! {
-        () = signals.stop() => Ok(()),
+        () = signals.stop(&reload) => Ok(()),
         () = pages.ended() => Err(Error::Ended("a listener of the pages")),
         () = clients.ended() => Err(Error::Ended("a listener of the relay")),
     };
@@ -109,6 +112,7 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     watch.abort();
     follow.abort();
     visit.abort();
+    fresh.abort();
     info!("stopped");
     result
 }

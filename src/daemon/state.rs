@@ -1,7 +1,8 @@
 //! The state directory: what the daemon generates once and keeps. Directory 0700, files 0600.
 //!
 //! `version` says how to read the rest, `lock` is held while a daemon runs, `hub.key` signs the
-//! hub's credentials, `broadcast.key` admits broadcasters. Only `turncast run` creates it.
+//! hub's credentials, `broadcast.key` admits broadcasters, `acme-*.json` and `self-signed.pem` hold
+//! certificates with their keys. Only `turncast run` creates it.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -22,6 +23,9 @@ const VERSION: &str = "1";
 
 /// Random bytes of a broadcast key: 32 characters.
 const BROADCAST_KEY_BYTES: usize = 24;
+
+/// What [`keep`] is used for, and that holds a private key.
+const KEPT: [&str; 3] = ["acme-account.json", "acme-certificate.json", "self-signed.pem"];
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +145,11 @@ impl State {
                 write(&path, &format!("{}\n", entropy.token(bytes)))?;
             }
         }
+        for path in KEPT.map(|name| directory.join(name)) {
+            if path.exists() {
+                restrict(&path)?;
+            }
+        }
         Ok(Self { directory, lock })
     }
 
@@ -208,6 +217,39 @@ impl Drop for State {
     fn drop(&mut self) {
         // Who reads a stale announcement sees that the process is gone.
         let _ = self.lock.set_len(0);
+    }
+}
+
+/// The text of a file that [`keep`] wrote; `None` when there is none.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn kept(directory: &Path, name: &str) -> Result<Option<String>, Error> {
+    let path = directory.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", &path)(error)),
+    }
+}
+
+/// Keeps a text in a file of the state directory, whole or not at all, with mode 0600.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn keep(directory: &Path, name: &str, text: &str) -> Result<(), Error> {
+    write(&directory.join(name), text)
+}
+
+/// Removes a file that [`keep`] wrote, if there is one.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn forget(directory: &Path, name: &str) -> Result<(), Error> {
+    let path = directory.join(name);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
@@ -34,11 +35,13 @@ impl Signals {
     }
 
     /// Waits until somebody asks the daemon to stop.
-    pub(super) async fn stop(&mut self) {
+    /// A reload meanwhile is told to whoever waits for `reload`.
+    pub(super) async fn stop(&mut self, reload: &Notify) {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => {
-                    warn!("SIGHUP: the configuration cannot be reloaded yet; restart to apply it");
+                    warn!("SIGHUP: certificates are loaded again; other changes need a restart");
+                    reload.notify_one();
                 }
                 _ = self.interrupt.recv() => return,
                 _ = self.terminate.recv() => return,

@@ -232,6 +232,16 @@ label! {
 }
 
 label! {
+    /// What became of an attempt at a new certificate.
+    Renewal, "result" {
+        /// It is served.
+        Installed => "installed",
+        /// The old one stays.
+        Failed => "failed",
+    }
+}
+
+label! {
     /// Why the hub or the web side refused something.
     Refusal, "reason" {
         /// A WebSocket from an origin that is not ours.

@@ -18,7 +18,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
-pub use labels::{Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Status};
+pub use labels::{
+    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, Status,
+};
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
 #[derive(Debug, Default)]
@@ -183,6 +185,7 @@ pub struct Metrics {
     responses: Counts,
     refusals: Counts,
     diagnoses: Counts,
+    renewals: Counts,
     /// WebSockets that are open now.
     pub conns: Gauge,
     /// Rooms that exist now.
@@ -197,6 +200,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Clients of the relay that are connected over TCP or TLS now.
     pub turn_connections: Gauge,
+    /// Until when the certificate is good, in seconds since 1970; 0 without one.
+    pub certificate_not_after: Gauge,
 }
 
 impl Default for Metrics {
@@ -209,6 +214,7 @@ impl Default for Metrics {
             responses: Counts::new(Status::ALL.len()),
             refusals: Counts::new(Refusal::ALL.len()),
             diagnoses: Counts::new(Diagnosis::ALL.len()),
+            renewals: Counts::new(Renewal::ALL.len()),
             conns: Gauge::default(),
             rooms: Gauge::default(),
             broadcasters: Gauge::default(),
@@ -216,6 +222,7 @@ impl Default for Metrics {
             grants: Gauge::default(),
             connections: Gauge::default(),
             turn_connections: Gauge::default(),
+            certificate_not_after: Gauge::default(),
         }
     }
 }
@@ -256,6 +263,11 @@ impl Metrics {
     /// Counts what the doctor found of a URL.
     pub fn diagnosis(&self, diagnosis: Diagnosis) {
         self.diagnoses.add(diagnosis as usize);
+    }
+
+    /// Counts what became of an attempt at a new certificate.
+    pub fn renewal(&self, result: Renewal) {
+        self.renewals.add(result as usize);
     }
 
     /// How often `limit` bit, in the relay and outside.
@@ -365,6 +377,14 @@ impl Scrape {
         let diagnoses =
             Diagnosis::ALL.iter().map(|&v| one(Diagnosis::KEY, v.text(), &m.diagnoses, v as usize));
         counters(out, "doctor_urls", "What the doctor found of the URLs at start", diagnoses)?;
+        let renewals =
+            Renewal::ALL.iter().map(|&v| one(Renewal::KEY, v.text(), &m.renewals, v as usize));
+        counters(out, "certificate_renewals", "Attempts at a new certificate", renewals)?;
+        let not_after = m.certificate_not_after.value();
+        if not_after > 0 {
+            let help = "Until when the certificate is good";
+            gauge(out, "certificate_not_after_seconds", help, not_after)?;
+        }
         gauge(out, "conns", "WebSockets open now", m.conns.value())?;
         gauge(out, "connections", "TCP connections open now", m.connections.value())?;
         let of_relay = m.turn_connections.value();

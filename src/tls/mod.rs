@@ -17,7 +17,7 @@ mod validity;
 
 pub use error::Error;
 pub use pair::Pair;
-pub use resolver::{ACME_TLS_ALPN, Certificates, Offer};
+pub use resolver::{ACME_TLS_ALPN, Certificates, Offer, Trouble};
 pub use self_signed::self_signed;
 
 /// What a client will think of a certificate.

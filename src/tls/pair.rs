@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::verify_server_name;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
@@ -40,14 +41,8 @@ impl Pair {
     /// # Errors
     /// [`Error::Text`] when they hold no pair that can be served.
     pub fn from_pem(chain: &str, key: &str, trust: Trust) -> Result<Self, Error> {
-        use rustls::pki_types::pem::PemObject as _;
-        let text = |reason: String| Error::Text { reason };
-        let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|err| text(err.to_string()))?;
-        let key =
-            PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|err| text(err.to_string()))?;
-        Self::new(chain, key, trust).map_err(|err| text(err.to_string()))
+        let (chain, key) = from_pem(chain, key)?;
+        Self::new(chain, key, trust).map_err(|err| Error::Text { reason: err.to_string() })
     }
 
     pub(super) fn new(
@@ -110,6 +105,27 @@ impl Pair {
         // `new` takes no empty chain.
         &self.certified.cert[0]
     }
+}
+
+/// The certificate that answers a challenge, not checked: it has an extension that nobody but an
+/// authority understands, and it is marked as critical.
+pub(super) fn challenge(chain: &str, key: &str) -> Result<Arc<CertifiedKey>, Error> {
+    let (chain, key) = from_pem(chain, key)?;
+    let provider = rustls::crypto::ring::default_provider();
+    let key = provider.key_provider.load_private_key(key);
+    let key = key.map_err(|err| Error::Text { reason: err.to_string() })?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+/// A chain and its private key in DER.
+type Der = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn from_pem(chain: &str, key: &str) -> Result<Der, Error> {
+    let text = |err: pem::Error| Error::Text { reason: err.to_string() };
+    let chain =
+        CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>().map_err(text)?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(text)?;
+    Ok((chain, key))
 }
 
 impl fmt::Debug for Pair {

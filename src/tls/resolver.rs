@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::{Pair, Trust};
+use super::{Error, Pair, Trust, pair};
 
 /// The protocol by which an authority asks for a challenge certificate (RFC 8737, section 6.1).
 /// Nothing is ever said inside it.
@@ -21,16 +21,34 @@ pub struct Certificates(Arc<Inner>);
 
 struct Inner {
     served: RwLock<Pair>,
+    source: &'static str,
+    trouble: RwLock<Option<Trouble>>,
     /// Keyed by the name that the authority sends as SNI; there are as many as a certificate has
     /// names, and only while an order is open.
     challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
 }
 
 impl Certificates {
-    /// Serves `pair` until another one is installed.
-    pub fn new(pair: Pair) -> Self {
-        let challenges = RwLock::default();
-        Self(Arc::new(Inner { served: RwLock::new(pair), challenges }))
+    /// Serves `pair` until another one is installed. `source` is the word of `tls.mode` for where
+    /// it comes from.
+    pub fn new(pair: Pair, source: &'static str) -> Self {
+        let (trouble, challenges) = (RwLock::default(), RwLock::default());
+        Self(Arc::new(Inner { served: RwLock::new(pair), source, trouble, challenges }))
+    }
+
+    /// The word of `tls.mode` for where it comes from, or will come from.
+    pub fn source(&self) -> &'static str {
+        self.0.source
+    }
+
+    /// Notes why there is no better certificate; `None` when all is well.
+    pub fn note(&self, trouble: Option<Trouble>) {
+        *self.0.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Why there is no better certificate, when that is so.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Serves `pair` to every connection that comes from now on.
@@ -55,11 +73,16 @@ impl Certificates {
         served.trust() == Trust::Trusted && served.covers(host)
     }
 
-    /// Answers a challenge by tls-alpn-01 (RFC 8737) for the SNI `name` with this pair, until
-    /// [`Certificates::close_challenge`].
-    pub fn open_challenge(&self, name: &str, pair: &Pair) {
+    /// Answers a challenge by tls-alpn-01 (RFC 8737) for the SNI `name` with this certificate and
+    /// its key, both PEM, until [`Certificates::close_challenge`].
+    ///
+    /// # Errors
+    /// [`Error::Text`] when the texts cannot be read.
+    pub fn open_challenge(&self, name: &str, chain: &str, key: &str) -> Result<(), Error> {
+        let answer = pair::challenge(chain, key)?;
         let mut challenges = self.0.challenges.write().unwrap_or_else(PoisonError::into_inner);
-        challenges.insert(name.to_ascii_lowercase(), Arc::clone(pair.certified()));
+        challenges.insert(name.to_ascii_lowercase(), answer);
+        Ok(())
     }
 
     /// Answers no challenge for the SNI `name` any more.
@@ -98,6 +121,17 @@ impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificates").field("served", &self.served()).finish_non_exhaustive()
     }
+}
+
+/// Why the certificate that should be served is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What was said by whoever refused.
+    pub reason: String,
+    /// What is likely the matter, if anybody knows.
+    pub likely_cause: Option<String>,
+    /// When it is tried again, in seconds since 1970; `None`: when something changes.
+    pub next_try: Option<u64>,
 }
 
 /// What one kind of listener offers. Cheap to clone.

@@ -163,3 +163,49 @@ fn a_cut_or_mangled_certificate_has_no_dates_and_no_panic() {
         }
     }
 }
+
+#[test]
+fn a_certificate_for_another_host_is_refused_and_no_host_is_no_matter() {
+    let pair = Pair::new();
+    let load = |host: Option<&str>| pair.load_for(host, "cert.pem", "key.pem", NOW);
+    assert_eq!(load(Some("live.example")), Ok(()));
+    assert_eq!(load(None), Ok(()));
+    for host in ["other.example", "192.0.2.1"] {
+        let text = load(Some(host)).expect_err("it is for another");
+        assert!(text.contains(&format!("cert.pem is not for {host}")), "{text}");
+    }
+}
+
+#[test]
+fn a_certificate_of_our_own_names_addresses_and_is_made_for_a_while() {
+    let names = ["192.0.2.7", "2001:db8::7", "live.example"].map(str::to_owned);
+    let (chain, key) = super::self_signed(&names, NOW, 397).expect("a certificate");
+    let pair = super::Pair::from_pem(&chain, key.expose(), super::Trust::SelfSigned);
+    let pair = pair.expect("a pair");
+    assert!(names.iter().all(|name| pair.covers(name)) && !pair.covers("192.0.2.8"));
+    assert_eq!(pair.not_before(), Some(NOW - 3600));
+    assert_eq!(pair.not_after(), Some(NOW + 397 * 86_400));
+    assert_eq!(pair.fingerprint().len(), 95);
+    assert_eq!(pair.renewal_id(), None);
+}
+
+/// Made as RFC 9773, section 4.1, has it: the two values that name a certificate.
+#[test]
+fn what_names_a_certificate_is_found_in_it() {
+    let mut ca = CertificateParams::new(Vec::<String>::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![0xc0, 0xff, 0xee]);
+    let ca = rcgen::Issuer::new(ca, KeyPair::generate().expect("a key"));
+    let mut params = CertificateParams::new(vec!["live.example".to_owned()]).expect("parameters");
+    params.serial_number = Some(rcgen::SerialNumber::from_slice(&[0x87, 0x65]));
+    params.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate().expect("a key");
+    let der = params.signed_by(&key, &ca).expect("a certificate");
+    let der: &[u8] = der.der();
+    // The serial keeps the zero that makes it positive.
+    let expected = (vec![0xc0, 0xff, 0xee], vec![0x00, 0x87, 0x65]);
+    assert_eq!(renewal_id(der), Some(expected));
+    for len in 0..der.len() {
+        assert_eq!(renewal_id(&der[..len]), None, "a certificate cut to {len} bytes");
+    }
+}

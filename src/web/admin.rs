@@ -16,6 +16,7 @@ use super::host::{Host, Refused};
 use super::{Limits, http, router};
 use crate::edge;
 use crate::metrics::{Heartbeats, Metrics, Refusal};
+use crate::tls::{Certificates, Trust};
 
 /// How the operator's listener behaves.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,8 @@ pub struct AdminOptions {
     /// What the doctor has found, as `/healthz` shows it. Broken URLs make nobody restart the
     /// daemon, so they do not make it unhealthy.
     pub doctor: Option<watch::Receiver<serde_json::Value>>,
+    /// The certificate of the public listeners, of which `/healthz` tells.
+    pub certificates: Option<Certificates>,
     /// The limits of a request.
     pub limits: Limits,
 }
@@ -103,9 +106,32 @@ impl Admin {
             false => (StatusCode::SERVICE_UNAVAILABLE, "stuck"),
         };
         let doctor = self.options.doctor.as_ref().map(|found| found.borrow().clone());
-        let text = json!({ "status": word, "loops": loops, "doctor": doctor }).to_string();
-        answer::report(status, "application/json", text)
+        let certificate = self.options.certificates.as_ref().map(certificate);
+        let found = json!({
+            "status": word, "loops": loops, "certificate": certificate, "doctor": doctor,
+        });
+        answer::report(status, "application/json", found.to_string())
     }
+}
+
+/// Where the certificate comes from, how long it lasts, and why it is not a better one. A bad
+/// certificate makes nobody restart the daemon, so it does not make it unhealthy.
+fn certificate(certificates: &Certificates) -> serde_json::Value {
+    let served = certificates.served();
+    let trouble = certificates.trouble().map(|trouble| {
+        json!({
+            "reason": trouble.reason,
+            "likely_cause": trouble.likely_cause,
+            "next_try": trouble.next_try,
+        })
+    });
+    json!({
+        "source": certificates.source(),
+        "trusted": served.trust() == Trust::Trusted,
+        "not_after": served.not_after(),
+        "fingerprint": served.fingerprint(),
+        "trouble": trouble,
+    })
 }
 
 fn is_read(method: &Method) -> bool {

@@ -18,6 +18,8 @@ function tables(address, relayed, scheme) {
   return {
     "": `public_host = "${SERVER}"`,
     web: `listen = ["${address}:8080"]`,
+    // The browsers are told that this origin is secure.
+    tls: 'mode = "off"',
     turn: [
       `listen = ["${scheme}${address}:3478"]`,
       `relay_addresses = ["${relayed}"]`,

@@ -1,9 +1,12 @@
 //! The integration tests: one binary, one module per part of the product.
 
 mod abuse;
+mod acme;
+mod certificates;
 mod cli;
 mod corpus;
 mod harness;
+mod https;
 mod hub;
 mod privacy;
 mod process;

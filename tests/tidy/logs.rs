@@ -17,7 +17,7 @@ const MACROS: [&str; 10] = [
     "debug_span",
 ];
 
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 19] = [
     "client",
     "peer",
     "relayed",
@@ -33,6 +33,11 @@ const FIELDS: [&str; 15] = [
     "elapsed_ms",
     "bytes",
     "count",
+    // Of certificates: SHA-256, what is likely the matter, and seconds since 1970.
+    "fingerprint",
+    "likely",
+    "next_try",
+    "renew_at",
 ];
 
 fn log_faults(file: &Source) -> Faults {

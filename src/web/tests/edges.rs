@@ -139,7 +139,7 @@ mod tls {
         setup.edge.handshake = handshake;
         let now = crate::net::Now::read().unix_secs;
         let pair = crate::tls::Pair::read(&certificate, &key, None, now).expect("a good pair");
-        let certificates = crate::tls::Certificates::new(pair);
+        let certificates = crate::tls::Certificates::new(pair, "files");
         setup.tls = Some(certificates.offer(&[b"http/1.1"]));
         setup.web.certificates = Some(certificates);
         let mut roots = rustls::RootCertStore::empty();

@@ -1,0 +1,418 @@
+//! Wires the certificate: where it comes from by `[tls]` and `[acme]`, and who keeps it fresh.
+//!
+//! The straight line: [`Certificate::open`] has something to serve before the first listener is
+//! opened, if only a self-signed certificate; [`Certificate::keep_fresh`] then looks after it for
+//! ever: files that change, a certificate of our own that ends, an authority that is asked.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::{Error, options, state};
+use crate::acme::{self, Challenges, Client, Facts, Hooks, Issued};
+use crate::config::{Config, Loaded, TlsMode};
+use crate::metrics::{Metrics, Renewal};
+use crate::net::{Now, interface_addresses};
+use crate::tls::{self, Certificates, Pair, Trouble, Trust};
+
+/// The certificate of a daemon that starts.
+pub(super) struct Certificate {
+    served: Option<Certificates>,
+    challenges: Challenges,
+    upkeep: Upkeep,
+    metrics: Arc<Metrics>,
+}
+
+/// What has to be done for it.
+enum Upkeep {
+    Nothing,
+    Files(Files),
+    SelfSigned(SelfSigned),
+    Acme(Box<Client>),
+}
+
+impl Certificate {
+    /// Reads or makes what is served at first. Asks nobody.
+    ///
+    /// # Errors
+    /// [`Error::Tls`] when files are configured and cannot be used, [`Error::State`] when the
+    /// state directory cannot be written.
+    pub(super) fn open(
+        loaded: &Loaded,
+        directory: &Path,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        let challenges = Challenges::default();
+        let own = || SelfSigned { names: names(&loaded.config), directory: directory.to_owned() };
+        let (served, upkeep) = match loaded.config.tls_mode() {
+            TlsMode::Off | TlsMode::Auto => (None, Upkeep::Nothing),
+            TlsMode::Files => {
+                let files = Files::of(loaded);
+                let served = Certificates::new(files.read()?, "files");
+                (Some(served), Upkeep::Files(files))
+            }
+            TlsMode::SelfSigned => {
+                let own = own();
+                let served = Certificates::new(own.read_or_make()?, "self-signed");
+                (Some(served), Upkeep::SelfSigned(own))
+            }
+            TlsMode::Acme => {
+                let asked = authority(loaded)?;
+                let served = Certificates::new(own().read_or_make()?, "acme");
+                let hooks = hooks(directory, &served, metrics);
+                let client = Client::open(asked, hooks, challenges.clone());
+                (Some(served), Upkeep::Acme(Box::new(client)))
+            }
+        };
+        if let Some(served) = &served {
+            let pair = served.served();
+            count_expiry(metrics, &pair);
+            if pair.trust() == Trust::SelfSigned {
+                let fingerprint = pair.fingerprint();
+                info!(fingerprint, "a self-signed certificate is served; browsers will warn");
+            }
+        }
+        Ok(Self { served, challenges, upkeep, metrics: Arc::clone(metrics) })
+    }
+
+    /// What TLS listeners serve; `None` when there is to be no TLS.
+    pub(super) const fn served(&self) -> Option<&Certificates> {
+        self.served.as_ref()
+    }
+
+    /// What an authority asks for by http-01.
+    pub(super) const fn challenges(&self) -> &Challenges {
+        &self.challenges
+    }
+
+    /// Looks after it for ever; `reload` says that somebody has changed something.
+    pub(super) async fn keep_fresh(self, reload: Arc<Notify>) {
+        match (self.upkeep, self.served) {
+            (Upkeep::Files(files), Some(served)) => {
+                files.follow(&served, &self.metrics, &reload).await;
+            }
+            (Upkeep::SelfSigned(own), Some(served)) => own.renew(&served, &self.metrics).await,
+            (Upkeep::Acme(client), _) => client.run(reload).await,
+            (_, None) | (Upkeep::Nothing, _) => std::future::pending().await,
+        }
+    }
+}
+
+/// `tls.certificate` and `tls.key`.
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    host: Option<String>,
+}
+
+/// What changes when a file does.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+
+impl Files {
+    fn of(loaded: &Loaded) -> Self {
+        let tls = &loaded.config.tls;
+        let file = |path: &Option<PathBuf>| {
+            path.as_deref().map(|path| loaded.locate(path)).unwrap_or_default()
+        };
+        let host = options::public_host(&loaded.config);
+        Self { certificate: file(&tls.certificate), key: file(&tls.key), host }
+    }
+
+    fn read(&self) -> Result<Pair, tls::Error> {
+        let now = Now::read().unix_secs;
+        Pair::read(&self.certificate, &self.key, self.host.as_deref(), now)
+    }
+
+    fn stamps(&self) -> [Stamp; 2] {
+        [&self.certificate, &self.key].map(|path| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+        })
+    }
+
+    /// Serves the files anew whenever they have changed, and when `reload` says so. Two files
+    /// cannot be replaced at once: they are read when a tick has seen them as the one before did.
+    async fn follow(self, served: &Certificates, metrics: &Metrics, reload: &Notify) {
+        let mut ticks = interval(FILES_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut read = self.stamps();
+        let mut last = read;
+        loop {
+            let asked = tokio::select! {
+                _ = ticks.tick() => false,
+                () = reload.notified() => true,
+            };
+            let now = self.stamps();
+            let settled = now == std::mem::replace(&mut last, now);
+            if !asked && (now == read || !settled) {
+                continue;
+            }
+            read = now;
+            match self.read() {
+                Ok(pair) => {
+                    install(served, metrics, pair);
+                    served.note(None);
+                    info!("the certificate was read again");
+                }
+                Err(err) => {
+                    metrics.renewal(Renewal::Failed);
+                    let reason = err.to_string();
+                    warn!(why = reason, "the new certificate cannot be used; the old one stays");
+                    served.note(Some(Trouble { reason, likely_cause: None, next_try: None }));
+                }
+            }
+        }
+    }
+}
+
+/// A certificate of our own.
+struct SelfSigned {
+    names: Vec<String>,
+    directory: PathBuf,
+}
+
+impl SelfSigned {
+    /// The kept one, if it is good for a while and for what is asked for; else a new one.
+    fn read_or_make(&self) -> Result<Pair, Error> {
+        let now = Now::read().unix_secs;
+        if let Some(pair) = self.read().filter(|pair| self.is_good(pair, now)) {
+            return Ok(pair);
+        }
+        let (chain, key) = tls::self_signed(&self.names, now, SELF_SIGNED_DAYS)?;
+        let both = format!("{chain}{}", key.expose());
+        state::keep(&self.directory, SELF_SIGNED_FILE, &both)?;
+        Ok(Pair::from_pem(&chain, key.expose(), Trust::SelfSigned)?)
+    }
+
+    fn read(&self) -> Option<Pair> {
+        let both = state::kept(&self.directory, SELF_SIGNED_FILE).ok()??;
+        Pair::from_pem(&both, &both, Trust::SelfSigned).ok()
+    }
+
+    fn is_good(&self, pair: &Pair, unix_secs: u64) -> bool {
+        let lasts = pair.not_after().is_some_and(|end| end > unix_secs + SELF_SIGNED_LEFT_SECS);
+        // Addresses of interfaces come and go; a new certificate for each would be a new warning.
+        let named = |name: &&String| name.parse::<std::net::IpAddr>().is_err();
+        let first = self.names.first().into_iter();
+        lasts && first.chain(self.names.iter().filter(named)).all(|name| pair.covers(name))
+    }
+
+    async fn renew(self, served: &Certificates, metrics: &Metrics) {
+        let mut ticks = interval(SELF_SIGNED_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if self.is_good(&served.served(), Now::read().unix_secs) {
+                continue;
+            }
+            match self.read_or_make() {
+                Ok(pair) => {
+                    let fingerprint = pair.fingerprint();
+                    install(served, metrics, pair);
+                    info!(fingerprint, "a new self-signed certificate is served");
+                }
+                Err(err) => {
+                    metrics.renewal(Renewal::Failed);
+                    warn!(%err, "the self-signed certificate cannot be renewed");
+                }
+            }
+        }
+    }
+}
+
+fn install(served: &Certificates, metrics: &Metrics, pair: Pair) {
+    metrics.renewal(Renewal::Installed);
+    count_expiry(metrics, &pair);
+    served.install(pair);
+}
+
+fn count_expiry(metrics: &Metrics, pair: &Pair) {
+    let not_after = pair.not_after().and_then(|secs| i64::try_from(secs).ok());
+    metrics.certificate_not_after.set(not_after.unwrap_or(0));
+}
+
+/// The names of a self-signed certificate: the one that browsers are told first.
+fn names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = options::public_host(config).into_iter().collect();
+    names.extend(config.web.allowed_hosts.iter().map(|host| host.text().to_owned()));
+    names.push("localhost".to_owned());
+    if names.len() == 1 {
+        let host = interface_addresses().unwrap_or_default();
+        names.extend(host.iter().map(ToString::to_string));
+    }
+    names.dedup();
+    names
+}
+
+/// What to ask the authority for.
+fn authority(loaded: &Loaded) -> Result<acme::Options, Error> {
+    let acme = &loaded.config.acme;
+    let root_certificate = match &acme.root_certificate {
+        Some(path) => {
+            let path = loaded.locate(path);
+            let read = std::fs::read_to_string(&path);
+            Some(read.map_err(|source| tls::Error::Read { path, source })?)
+        }
+        None => None,
+    };
+    Ok(acme::Options {
+        directory: acme.directory.text().to_owned(),
+        root_certificate,
+        email: acme.email.as_ref().map(|email| email.text().to_owned()),
+        hosts: options::public_host(&loaded.config).into_iter().collect(),
+        challenges: options::challenges(&loaded.config),
+        retry: Duration::from_secs(u64::from(acme.retry_secs)),
+    })
+}
+
+fn hooks(directory: &Path, served: &Certificates, metrics: &Arc<Metrics>) -> Hooks {
+    let directory = directory.to_owned();
+    let (from, to) = (directory.clone(), directory);
+    let (installed, challenged, noted) = (served.clone(), served.clone(), served.clone());
+    let (renewed, failed) = (Arc::clone(metrics), Arc::clone(metrics));
+    Hooks {
+        read: Box::new(move |name| state::kept(&from, name).map_err(|err| chain(&err))),
+        write: Box::new(move |name, text| {
+            let written = match text {
+                Some(text) => state::keep(&to, name, text),
+                None => state::forget(&to, name),
+            };
+            written.map_err(|err| chain(&err))
+        }),
+        inspect: Box::new(|issued| inspect(issued).map(|(_, facts)| facts)),
+        install: Box::new(move |issued| {
+            let (pair, facts) = inspect(issued)?;
+            install(&installed, &renewed, pair);
+            Ok(facts)
+        }),
+        open_tls_challenge: Box::new(move |name, issued| match issued {
+            Some(Issued { chain, key }) => {
+                challenged.open_challenge(name, chain, key.expose()).map_err(|err| err.to_string())
+            }
+            None => {
+                challenged.close_challenge(name);
+                Ok(())
+            }
+        }),
+        note: Box::new(move |failure| {
+            if failure.is_some() {
+                failed.renewal(Renewal::Failed);
+            }
+            noted.note(failure.map(|failure| Trouble {
+                reason: failure.reason.clone(),
+                likely_cause: failure.likely_cause.clone(),
+                next_try: Some(failure.next_try),
+            }));
+        }),
+    }
+}
+
+fn pair(issued: &Issued) -> Result<Pair, tls::Error> {
+    Pair::from_pem(&issued.chain, issued.key.expose(), Trust::Trusted)
+}
+
+fn inspect(issued: &Issued) -> Result<(Pair, Facts), String> {
+    let pair = pair(issued).map_err(|err| err.to_string())?;
+    let dates = pair.not_before().zip(pair.not_after());
+    let (not_before, not_after) = dates.ok_or("the certificate has no dates")?;
+    let facts = Facts { not_before, not_after, renewal_id: pair.renewal_id() };
+    Ok((pair, facts))
+}
+
+fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut deeper = err.source();
+    while let Some(cause) = deeper {
+        text = format!("{text}: {cause}");
+        deeper = cause.source();
+    }
+    text
+}
+
+/// What there is without starting anything.
+pub(super) struct Look {
+    /// What the daemon would serve at once, if it is there already.
+    pub(super) served: Option<Certificates>,
+    /// What `turncast check` says of it.
+    pub(super) lines: Vec<String>,
+}
+
+/// Looks at the certificate without making one or asking anybody.
+///
+/// # Errors
+/// [`Error::Tls`] when files are configured and cannot be used.
+pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Error> {
+    let own = "browsers show a full-page warning before the first page";
+    let kept = |name: &str| state::kept(directory?, name).ok().flatten();
+    let mut lines = Vec::new();
+    let mut served = None;
+    match loaded.config.tls_mode() {
+        TlsMode::Off | TlsMode::Auto => lines.push("none: plain HTTP".to_owned()),
+        TlsMode::Files => {
+            let pair = Files::of(loaded).read()?;
+            lines.push(format!("from files, {}", life(&pair)));
+            served = Some(Certificates::new(pair, "files"));
+        }
+        TlsMode::SelfSigned => {
+            lines.push(format!("self-signed: {own}"));
+            let made = kept(SELF_SIGNED_FILE)
+                .and_then(|both| Pair::from_pem(&both, &both, Trust::SelfSigned).ok());
+            if let Some(pair) = made {
+                lines.push(format!("{}, SHA-256 {}", life(&pair), pair.fingerprint()));
+            }
+        }
+        TlsMode::Acme => {
+            let asked = authority(loaded)?;
+            lines.push(format!("from the authority at {}", asked.directory));
+            let found = acme::order_due(&asked, kept)
+                .and_then(|(issued, renew_at)| Some((pair(&issued).ok()?, renew_at)));
+            lines.push(match found {
+                Some((pair, at)) => {
+                    let line = format!("{}, renewed {}", life(&pair), from_now(at));
+                    served = Some(Certificates::new(pair, "acme"));
+                    line
+                }
+                None => format!("none yet; until then a self-signed one: {own}"),
+            });
+            if let Some(failure) = acme::last_failure(kept) {
+                lines.push(format!("the last attempt failed: {}", failure.reason));
+                if let Some(likely) = &failure.likely_cause {
+                    lines.push(format!("likely: {likely}"));
+                }
+                lines.push(format!("next try {}", from_now(failure.next_try)));
+            }
+        }
+    }
+    Ok(Look { served, lines })
+}
+
+fn life(pair: &Pair) -> String {
+    match pair.not_after() {
+        Some(end) if end > Now::read().unix_secs => format!("good until {}", from_now(end)),
+        Some(_) => "expired".to_owned(),
+        None => "without a date".to_owned(),
+    }
+}
+
+/// A time in seconds since 1970, as seen from now.
+fn from_now(at: u64) -> String {
+    match at.saturating_sub(Now::read().unix_secs) {
+        0 => "now".to_owned(),
+        left @ 1..7_200 => format!("in {} minutes", left.div_ceil(60)),
+        left @ 7_200..172_800 => format!("in {} hours", left / 3_600),
+        left => format!("in {} days", left / 86_400),
+    }
+}
+
+const SELF_SIGNED_FILE: &str = "self-signed.pem";
+/// Some systems refuse certificates for more than 398 days.
+const SELF_SIGNED_DAYS: u32 = 397;
+const SELF_SIGNED_LEFT_SECS: u64 = 30 * 86_400;
+const SELF_SIGNED_TICK: Duration = Duration::from_secs(3600);
+/// How often the files are looked at; they are read when two looks agree.
+const FILES_TICK: Duration = Duration::from_secs(2);
