@@ -11,6 +11,7 @@ mod clients;
 mod doctor;
 mod options;
 mod pages;
+mod plan;
 mod report;
 mod running;
 mod state;
@@ -155,7 +156,11 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
     let relay = addresses::relay_addresses(&loaded.config, &host);
     let descriptors = descriptors();
     let allocations = options::allocations(&loaded.config, descriptors);
-    let known = report::Known { state: directory.as_deref(), certificate: &found };
+    let listeners = report::Listeners::asked(&loaded.config);
+    let plan =
+        plan::Plan { config: &loaded.config, listeners: &listeners, host: &host, relay: &relay };
+    let ports = plan.ports();
+    let known = report::Known { state: directory.as_deref(), certificate: &found, ports };
     let mut text = report::check(loaded, &known, &host, &relay, allocations);
     if let Some(missing) = foreign(&relay, &host) {
         let error = Error::RelayAddress { address: missing };
@@ -170,6 +175,14 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
     if directory.is_none() {
         text += &format!("\nwarning: {}\n", state::Error::Nowhere);
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Error::Runtime)?;
+    for warning in runtime.block_on(plan.warnings()) {
+        text.push('\n');
+        text += &crate::doctor::in_lines(&warning, "warning: ");
+    }
+    // A look-up that takes too long is not waited for.
+    runtime.shutdown_background();
     Ok(text)
 }
 

@@ -162,6 +162,8 @@ pub(super) struct Known<'a> {
     pub(super) state: Option<&'a Path>,
     /// The certificate.
     pub(super) certificate: &'a Look,
+    /// The ports to open, and what for.
+    pub(super) ports: Vec<(String, &'static str)>,
 }
 
 /// What `turncast check` prints.
@@ -189,7 +191,7 @@ pub(super) fn check(
     for (url, what) in listeners.urls(config) {
         text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
     }
-    let certificate = known.certificate.lines.join("\n                ");
+    let certificate = known.certificate.lines.join("\n  ");
     let ports = config.turn.relay_ports;
     for address in relay {
         let ports = format!("ports {}-{}", ports.first, ports.last);
@@ -217,7 +219,14 @@ pub(super) fn check(
         (true, _) => "open to everybody",
         (false, _) => "with a key: turncast invite prints the link",
     };
-    text += &format!("  broadcasting  {publish}\n  certificate   {certificate}\n");
+    text += &format!("  broadcasting  {publish}\n\nCertificate:\n  {certificate}\n");
+    text += "\nPorts to open, in the firewall of this machine and in the provider's:\n";
+    if known.ports.is_empty() {
+        text += "  none: everything stays on this machine\n";
+    }
+    for (port, what) in &known.ports {
+        text += &format!("  {port:<17} {what}\n");
+    }
     for warning in &loaded.warnings {
         text += &format!("\n{}\n", warning.text);
     }

@@ -130,25 +130,31 @@ impl Report {
     }
 }
 
-/// `text` in lines of 80 columns at the most, the first after `head`, the others below it.
+/// `text` in lines of 80 columns at the most, the first after `head`, the others below it. What
+/// stands after a line break is to be copied, and stays in one line.
 pub fn in_lines(text: &str, head: &str) -> String {
+    let mut parts = text.split('\n');
+    let below = " ".repeat(head.chars().count());
     let mut lines = String::new();
     let mut line = head.to_owned();
-    let mut empty = true;
-    for word in text.split_whitespace() {
-        if !empty && line.chars().count() + 1 + word.chars().count() > COLUMNS {
+    for word in parts.next().unwrap_or_default().split_whitespace() {
+        let columns = line.chars().count() + word.chars().count();
+        if !line.ends_with(' ') && columns + 1 > COLUMNS {
             lines += &line;
             lines.push('\n');
-            line = " ".repeat(head.chars().count());
-            empty = true;
+            line.clone_from(&below);
         }
-        if !empty {
+        if !line.ends_with(' ') {
             line.push(' ');
         }
         line += word;
-        empty = false;
     }
-    lines + &line + "\n"
+    lines += &line;
+    lines.push('\n');
+    for part in parts {
+        lines += &format!("{below}{part}\n");
+    }
+    lines
 }
 
 const COLUMNS: usize = 80;
