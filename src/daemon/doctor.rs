@@ -57,17 +57,17 @@ impl Visit {
         let report = doctor::examine(self.asked).await;
         for finding in &report.findings {
             self.metrics.diagnosis(finding.diagnosis);
-            match &finding.next_step {
-                None => info!(listener = finding.url, why = finding.why, "browsers are relayed"),
-                Some(next_step) => {
-                    let why = format!("{}; {next_step}", finding.why);
-                    warn!(listener = finding.url, why, "browsers are not relayed by this URL");
-                }
+            let (listener, code) = (&finding.url, finding.diagnosis.text());
+            if finding.is_well() {
+                info!(listener, code, "browsers are relayed");
+            } else {
+                warn!(listener, code, "browsers are not relayed; turncast doctor says what to do");
             }
         }
         let mut shown = report.json();
         shown["state"] = "done".into();
         self.shown.send_replace(shown);
+        info!(count = report.findings.len(), "the doctor has seen every URL");
     }
 }
 

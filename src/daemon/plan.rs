@@ -121,11 +121,11 @@ impl Plan<'_> {
         let local = best(self.host, public.is_ipv4());
         let pair = local.map(|local| {
             format!(
-                ". If that is the public side of its NAT, write [turn] relay_addresses = \
-                 [\"{public}/{local}\"]"
+                ". If that is the public side of its NAT, write in [turn]; else correct the DNS:\n\
+                 relay_addresses = [\"{public}/{local}\"]"
             )
         });
-        Some(leads + &pair.unwrap_or_default() + "; if not, correct the DNS")
+        Some(leads + pair.as_deref().unwrap_or(": correct the DNS"))
     }
 
     fn privileged(&self, privileges: Privileges) -> Option<String> {

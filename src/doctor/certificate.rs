@@ -69,11 +69,7 @@ pub(super) fn judged() -> Result<(Arc<ClientConfig>, Arc<Judge>), Error> {
     let mut roots = RootCertStore::empty();
     // What cannot be read is what nobody trusts.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let judge = Arc::new(Judge {
-        usual: usual(roots, &provider),
-        provider: Arc::clone(&provider),
-        judgement: Mutex::new(None),
-    });
+    let judge = Arc::new(Judge::by(roots, Arc::clone(&provider)));
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -100,6 +96,10 @@ pub(super) struct Judge {
 }
 
 impl Judge {
+    pub(super) fn by(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Self {
+        Self { usual: usual(roots, &provider), provider, judgement: Mutex::new(None) }
+    }
+
     /// What it has thought; `None` before a handshake.
     pub(super) fn judgement(&self) -> Option<Judgement> {
         *self.judgement.lock().unwrap_or_else(PoisonError::into_inner)
@@ -119,7 +119,10 @@ impl Judge {
         };
         match verified.map_err(|error| Judgement::of(&error)) {
             Ok(()) => Judgement::Trusted,
-            Err(Judgement::UnknownAuthority) if self.is_self_signed(leaf, now) => {
+            // Broken, because webpki takes no authority for a server, and many are made so.
+            Err(Judgement::UnknownAuthority | Judgement::Broken)
+                if self.is_self_signed(leaf, now) =>
+            {
                 Judgement::SelfSigned
             }
             // A wrong name matters more than who is unknown to this one system.
@@ -137,8 +140,11 @@ impl Judge {
         let Some(verifier) = usual(roots, &self.provider) else { return false };
         let host = ServerName::try_from("any.invalid").ok();
         let verified = host.map(|host| verifier.verify_server_cert(leaf, &[], &host, &[], now));
-        let unknown = Err(CertificateError::UnknownIssuer.into());
-        verified.is_some_and(|result| result.map(|_| ()) != unknown)
+        let others = [CertificateError::UnknownIssuer, CertificateError::BadSignature];
+        verified.is_some_and(|result| match result {
+            Err(Error::InvalidCertificate(error)) => !others.contains(&error),
+            _ => true,
+        })
     }
 }
 

@@ -215,13 +215,16 @@ impl Place<'_> {
         let ours = |ip: IpAddr| self.options.host.contains(&ip);
         let narrower = reach(relayed) < reach(reached);
         let same_family = relayed.is_ipv4() == reached.is_ipv4();
-        let foreign = same_family && relayed != reached && !ours(relayed) && !ours(reached);
+        let foreign = same_family && relayed != reached && !ours(relayed);
         if !narrower && !(foreign && reach(relayed) == Reach::Public) {
             return Ok(());
         }
-        let why = format!("relays by {relayed}, which who comes by {reached} does not reach");
+        let why = match narrower {
+            true => format!("relays by {relayed}, which who comes by {reached} does not reach"),
+            false => format!("relays by {relayed}, which is neither {reached} nor of this machine"),
+        };
         let next = match same_family {
-            true => format!("set turn.relay_addresses = [\"{reached}/LOCAL_IP\"]"),
+            true => format!("write [turn] relay_addresses = [\"{reached}/LOCAL_IP\"]"),
             false => "set turn.relay_addresses to public addresses of this machine".to_owned(),
         };
         let trouble = Trouble::new(Diagnosis::RelayAddress, why, next);

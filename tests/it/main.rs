@@ -5,6 +5,7 @@ mod acme;
 mod certificates;
 mod cli;
 mod corpus;
+mod doctor;
 mod harness;
 mod https;
 mod hub;
