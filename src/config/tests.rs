@@ -390,7 +390,8 @@ fn origins_have_a_scheme_and_no_path() {
 #[test]
 fn what_opens_more_than_meant_is_warned_of() {
     let open = "[web]\nlisten = [\"0.0.0.0:8080\"]\n";
-    assert_says(&warnings(open), &["browsers refuse the camera to pages without HTTPS"]);
+    let plain = format!("tls.mode = \"off\"\n{open}");
+    assert_says(&warnings(&plain), &["browsers refuse the camera to pages without HTTPS"]);
     let publish = format!("broadcast.publish = \"open\"\n{open}");
     assert_says(&warnings(&publish), &["everybody who reaches this host may broadcast"]);
     assert_says(&warnings("admin.listen = \"0.0.0.0:9478\"\n"), &["shows metrics to the network"]);

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::metrics::{Heartbeats, Metrics};
+use crate::telemetry::Secret;
 use crate::tls::{Certificates, Pair, Trust, self_signed};
 
 /// What the call-back was handed, and every byte it read.
@@ -29,6 +30,8 @@ struct Edge {
     turn_metrics: Arc<Metrics>,
     handed: mpsc::UnboundedReceiver<Handed>,
     certificates: Certificates,
+    /// The certificate and its key.
+    pem: (String, Secret<String>),
     trusting: ClientConfig,
     _stop: watch::Sender<bool>,
     _runtime: Runtime,
@@ -53,7 +56,7 @@ impl Edge {
         let now = crate::net::Now::read().unix_secs;
         let (chain, key) = self_signed(&[NAME.to_owned()], now, 1).expect("a certificate");
         let pair = Pair::from_pem(&chain, key.expose(), Trust::Trusted).expect("a pair");
-        let certificates = Certificates::new(pair);
+        let certificates = Certificates::new(pair, "files");
         let listener = Listener::bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let address = listener.local_addr();
         let stop = watch::Sender::new(false);
@@ -84,7 +87,18 @@ impl Edge {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let (_stop, _runtime) = (stop, runtime);
-        Self { address, metrics, turn_metrics, handed, certificates, trusting, _stop, _runtime }
+        let pem = (chain, key);
+        Self {
+            address,
+            metrics,
+            turn_metrics,
+            handed,
+            certificates,
+            pem,
+            trusting,
+            _stop,
+            _runtime,
+        }
     }
 
     fn trusting_loopback(handshake: Duration) -> Self {
@@ -230,8 +244,8 @@ fn inside_tls_the_same_is_told_whatever_the_alpn_said() {
 fn nothing_is_served_within_a_challenge_of_an_authority() {
     let edge = Edge::start(Limits::default());
     assert!(edge.secure(edge.connect(), &["acme-tls/1"]).is_err(), "none is open");
-    let pair = edge.certificates.served();
-    edge.certificates.open_challenge(NAME, &pair);
+    let (chain, key) = &edge.pem;
+    edge.certificates.open_challenge(NAME, chain, key.expose()).expect("a pair");
     let mut stream = edge.secure(edge.connect(), &["acme-tls/1"]).expect("a handshake");
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"acme-tls/1"[..]));
     let _ = stream.write_all(GET);
