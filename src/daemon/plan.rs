@@ -206,3 +206,109 @@ const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
 
 /// How long the system's resolver may take.
 const LOOK_UP: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Loaded};
+
+    /// What is said of this configuration on a machine with these addresses.
+    fn of<T>(config: &str, host: &[&str], ask: impl FnOnce(&Plan<'_>) -> T) -> T {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("turncast.toml");
+        std::fs::write(&path, config).expect("a file");
+        let loaded = Loaded::read(Some(&path), &Environment::default()).expect("a configuration");
+        let host: Vec<IpAddr> = host.iter().map(|ip| ip.parse().expect("an address")).collect();
+        let config = &loaded.config;
+        let relay = super::super::addresses::relay_addresses(config, &host);
+        let listeners = Listeners::asked(config);
+        ask(&Plan { config, listeners: &listeners, host: &host, relay: &relay })
+    }
+
+    fn ports(config: &str) -> String {
+        let ports = of(config, &["127.0.0.1", "203.0.113.10"], Plan::ports);
+        ports.iter().map(|(port, _)| port.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_ports_to_open_are_named_the_most_needed_first() {
+        assert_eq!(ports(""), "", "everything is on loopback");
+        let vps = "public_host = \"live.example.org\"\n";
+        assert_eq!(ports(vps), "443/tcp 443/udp 3478/udp 80/tcp 3478/tcp 49152-65535/udp");
+        let acme = format!("{vps}[acme]\naccept_terms = true\n");
+        assert!(ports(&acme).starts_with("443/tcp 80/tcp "), "{}", ports(&acme));
+        let moved = format!("{vps}[public_ports]\ntcp = 8443\nudp = 0\n");
+        assert_eq!(ports(&moved), "8443/tcp 80/tcp 3478/tcp 49152-65535/udp");
+        let proxied = "[web]\nlisten = \"127.0.0.1:8080\"\n[turn]\nlisten = \"0.0.0.0:3478\"\n";
+        assert_eq!(ports(proxied), "3478/udp 3478/tcp 49152-65535/udp");
+    }
+
+    fn led(config: &str, host: &[&str]) -> Option<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        of(config, host, |plan| runtime.expect("a runtime").block_on(plan.public_host()))
+    }
+
+    #[test]
+    fn a_public_host_that_leads_elsewhere_gets_a_pair_proposed() {
+        let at = |ip: &str| format!("public_host = \"{ip}\"\n");
+        assert_eq!(led("", &["10.0.0.10"]), None);
+        assert_eq!(led(&at("203.0.113.10"), &["203.0.113.10"]), None);
+        assert_eq!(led(&at("203.0.113.10"), &["10.0.0.10"]), None, "taken for a 1:1 NAT");
+        let pair = "[turn]\nrelay_addresses = [\"203.0.113.10/198.51.100.7\"]\n";
+        assert_eq!(led(&(at("203.0.113.10") + pair), &["198.51.100.7"]), None);
+        let told = led(&at("203.0.113.10"), &["198.51.100.7"]).expect("a warning");
+        let line = "\nrelay_addresses = [\"203.0.113.10/198.51.100.7\"]";
+        assert!(told.ends_with(line), "{told}");
+        let told = led(&at("no-such-name.invalid"), &["198.51.100.7"]).expect("a warning");
+        assert!(told.contains("no-such-name.invalid"), "{told}");
+    }
+
+    #[test]
+    fn a_port_without_the_capability_is_named() {
+        let vps = "public_host = \"live.example.org\"\n";
+        let told = |config: &str, first_free_port, has_capability| {
+            let privileges = Privileges { first_free_port, has_capability };
+            of(config, &["203.0.113.10"], |plan| plan.privileged(privileges))
+        };
+        let warning = told(vps, 1024, false).expect("a warning");
+        assert!(warning.starts_with("port 80 needs") && warning.contains("setcap"), "{warning}");
+        assert_eq!(told(vps, 1024, true), None);
+        assert_eq!(told(vps, 80, false), None);
+        assert_eq!(told("", 1024, false), None);
+    }
+
+    #[test]
+    fn an_ipv6_address_that_nobody_listens_on_is_named() {
+        let told = |config: &str, host: &[&str]| of(config, host, Plan::unused_ipv6);
+        let v4 = "[web]\nlisten = \"0.0.0.0:80\"\n[turn]\nlisten = \"0.0.0.0:3478\"\n\
+                  [tls]\nmode = \"off\"\n";
+        let both = v4.replace("\"0.0.0.0:3478\"", "[\"0.0.0.0:3478\", \"[::]:3478\"]");
+        let host = &["203.0.113.10", "2001:db8::7"][..];
+        assert!(told(v4, host).is_some_and(|text| text.contains("2001:db8::7")));
+        assert_eq!(told(v4, &["203.0.113.10", "fe80::1", "fd00::1"]), None);
+        assert_eq!(told(&both, host), None);
+        assert_eq!(told("", host), None, "loopback alone is meant");
+    }
+
+    #[test]
+    fn what_the_kernel_allows_is_read() {
+        let proc = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            let path = proc.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            std::fs::write(path, text).expect("a file");
+        };
+        assert_eq!(small_buffers(proc.path(), 4096), None, "what cannot be read is not warned of");
+        assert!(Privileges::read(proc.path()).may_bind(1));
+        write("sys/net/core/rmem_max", "4095\n");
+        write("sys/net/core/wmem_max", "4096\n");
+        let told = small_buffers(proc.path(), 4096).expect("a warning");
+        assert!(told.ends_with("\nsysctl -w net.core.rmem_max=4096"), "{told}");
+        write("sys/net/ipv4/ip_unprivileged_port_start", "1000\n");
+        write("self/status", "Name:\tx\nCapEff:\t0000000000000000\n");
+        let none = Privileges::read(proc.path());
+        assert!(none.may_bind(1000) && !none.may_bind(999));
+        write("self/status", "CapEff:\t0000000000000400\n");
+        assert!(Privileges::read(proc.path()).may_bind(1));
+    }
+}
