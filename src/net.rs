@@ -291,7 +291,7 @@ pub fn interface_addresses() -> std::io::Result<Vec<IpAddr>> {
 }
 
 /// How far an address reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// Not further than this host or its wire.
     Host,

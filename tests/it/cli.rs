@@ -30,7 +30,7 @@ fn version_and_help_succeed_and_bad_usage_is_2() {
     let setup = Setup::new("");
     let version = setup.printed(&["--version"]);
     assert_eq!(version, format!("turncast {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["run", "check", "invite", "credentials", "config"] {
+    for command in ["run", "check", "doctor", "invite", "credentials", "config"] {
         assert!(setup.printed(&["--help"]).contains(command));
     }
     assert_fails(&setup, &["--no-such"], 2, &["--no-such", "Usage"]);

@@ -33,6 +33,8 @@ impl Setup {
             .variable("TURNCAST__TURN__LISTEN", "127.0.0.1:0")
             .variable("TURNCAST__ADMIN__LISTEN", "127.0.0.1:0")
             .variable("TURNCAST__LOG__FORMAT", "json")
+            // Its allocations would be counted with those of the test.
+            .variable("TURNCAST__DOCTOR_AT_START", "false")
     }
 
     /// Sets or replaces a variable of the environment.

@@ -7,6 +7,7 @@ mod certificates;
 mod cli;
 mod conformance;
 mod corpus;
+mod doctor;
 mod faults_of_others;
 mod flood;
 mod fronts;
