@@ -332,7 +332,8 @@ pub fn port_hint(address: SocketAddr, err: &std::io::Error) -> String {
         return String::new();
     }
     format!(
-        " (port {} is below 1024 and needs the capability CAP_NET_BIND_SERVICE: start the systemd          unit, which has it, or give it to the binary with `setcap cap_net_bind_service=+ep`)",
+        " (port {} is below 1024 and needs the capability CAP_NET_BIND_SERVICE: start the systemd \
+         unit, which has it, or give it to the binary with `setcap cap_net_bind_service=+ep`)",
         address.port()
     )
 }

@@ -129,8 +129,14 @@ where
         };
         let (acceptor, on_stream) = (acceptor.clone(), on_stream.clone());
         tasks.spawn(async move {
-            if let Some((stream, peer)) = admit(tcp, remote, place, &acceptor).await {
-                drop(acceptor);
+            let mut stop = acceptor.stop.clone();
+            let admitted = tokio::select! {
+                admitted = admit(tcp, remote, place, &acceptor) => admitted,
+                // Whoever has not said what it wants is not waited for.
+                _ = stop.wait_for(|&stop| stop) => None,
+            };
+            drop((acceptor, stop));
+            if let Some((stream, peer)) = admitted {
                 on_stream(stream, peer).await;
             }
         });

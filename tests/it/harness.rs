@@ -44,6 +44,12 @@ impl Setup {
         self
     }
 
+    /// Leaves a variable of the environment to its default.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self
+    }
+
     /// The directory of the test.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()

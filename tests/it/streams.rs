@@ -13,6 +13,7 @@ use webrtc_stun::attributes::{
 
 use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::relay::client::{Client, Relayed, relayed_addresses};
+use crate::secure;
 use crate::ws::Ws;
 
 const CONFIG: &str = r#"
@@ -67,24 +68,9 @@ fn start_tls(
     versions: &[&'static rustls::SupportedProtocolVersion],
     more: &str,
 ) -> (Daemon, ClientConfig) {
-    let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
-    let made = made.expect("a certificate");
-    let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n{more}");
-    let setup = Setup::new(&config)
+    let setup = Setup::new(&format!("{CONFIG}{}{more}", secure::KEYS))
         .variable("TURNCAST__TURN__LISTEN", "[\"udp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]");
-    let write = |name: &str, text: String| {
-        std::fs::write(setup.directory().join(name), text).expect("a file");
-    };
-    write("cert.pem", made.cert.pem());
-    write("key.pem", made.signing_key.serialize_pem());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let trusting = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let trusting = secure::certificate_for(setup.directory(), versions);
     (setup.start(), trusting)
 }
 

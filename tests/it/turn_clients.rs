@@ -11,6 +11,7 @@ use webrtc_turn::client::{Client, ClientConfig};
 use webrtc_util::Conn;
 
 use crate::harness::{DEADLINE, Daemon, Setup, text};
+use crate::secure;
 
 const CONFIG: &str = r#"
 [turn]
@@ -111,15 +112,9 @@ fn uclient_relays_through_pairs_of_ports_over_tcp() {
 
 #[test]
 fn uclient_relays_over_tls() {
-    let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
-    let made = made.expect("a certificate");
-    let config = format!("{CONFIG}[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n");
-    let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
-    let write = |name: &str, text: String| {
-        std::fs::write(setup.directory().join(name), text).expect("a file");
-    };
-    write("cert.pem", made.cert.pem());
-    write("key.pem", made.signing_key.serialize_pem());
+    let setup = Setup::new(&format!("{CONFIG}{}", secure::KEYS))
+        .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
+    secure::certificate(setup.directory());
     let daemon = setup.start();
     let tls = daemon.turn_over("tls");
     assert_all_relayed(&uclient_to(tls, ALICE, &["-c", "-t", "-S", "-s", "-n", "50"]), 100);

@@ -1,15 +1,18 @@
 // Chromium, as the distribution ships it: started with a fake camera that moves and beeps, and
 // watched. Whatever a page logs as an error, and every host that it asks for, is kept.
 
+import { execFile } from "node:child_process";
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 import { chromium } from "playwright-core";
 
 import { execIn, SERVER } from "./network.js";
 
+const run = promisify(execFile);
 export const OUT = fileURLToPath(new URL("../out/", import.meta.url));
 const CHROMIUM = process.env.TURNCAST_CHROMIUM ?? "/usr/bin/chromium";
 
@@ -38,14 +41,16 @@ const FLAGS = [
  * @param {object} [options]
  * @param {string} [options.namespace] where it runs
  * @param {string} [options.secureOrigin] a plain origin that counts as secure
+ * @param {string} [options.trusts] the file of a certificate that it trusts
  */
-export async function startBrowser({ namespace, secureOrigin } = {}) {
+export async function startBrowser({ namespace, secureOrigin, trusts } = {}) {
   const folder = await mkdtemp(path.join(tmpdir(), "turncast-chromium-"));
+  const env = trusts ? await homeThatTrusts(folder, trusts) : process.env;
   const netLog = path.join(folder, "net.json");
   const flags = [...FLAGS, `--log-net-log=${netLog}`];
   if (secureOrigin) flags.push(`--unsafely-treat-insecure-origin-as-secure=${secureOrigin}`);
   const executablePath = namespace ? await wrapper(folder, namespace) : CHROMIUM;
-  const browser = await chromium.launch({ executablePath, args: flags });
+  const browser = await chromium.launch({ executablePath, args: flags, env });
   return new Browser(browser, folder, netLog);
 }
 
@@ -106,6 +111,16 @@ class Browser {
     const foreign = [...new Set([...asked, ...seen])].filter((host) => !hosts.includes(host));
     if (foreign.length) throw new Error(`other hosts were asked for: ${foreign.join(", ")}`);
   }
+}
+
+/** The environment with a home whose store of certificates has this one more. */
+async function homeThatTrusts(folder, certificate) {
+  const store = path.join(folder, ".pki/nssdb");
+  await mkdir(store, { recursive: true });
+  const certutil = (...args) => run("certutil", ["-d", `sql:${store}`, ...args]);
+  await certutil("-N", "--empty-password");
+  await certutil("-A", "-n", "test", "-t", "C,,", "-i", certificate);
+  return { ...process.env, HOME: folder };
 }
 
 /** A program that starts Chromium inside a namespace; the driver's pipe passes through. */
