@@ -233,6 +233,7 @@ mod tests {
         ask(&Plan { config, listeners: &listeners, host: &host, relay: &relay })
     }
 
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method has one lifetime")]
     fn ports(config: &str) -> String {
         let ports = of(config, &["127.0.0.1", "203.0.113.10"], |plan| plan.ports());
         ports.iter().map(|(port, _)| port.as_str()).collect::<Vec<_>>().join(" ")
@@ -286,6 +287,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method has one lifetime")]
     fn an_ipv6_address_that_nobody_listens_on_is_named() {
         let told = |config: &str, host: &[&str]| of(config, host, |plan| plan.unused_ipv6());
         let v4 = "[web]\nlisten = \"0.0.0.0:80\"\n[turn]\nlisten = \"0.0.0.0:3478\"\n\

@@ -120,14 +120,11 @@ impl Place<'_> {
         for _ in 0..ATTEMPTS {
             socket.send(&request.raw).await?;
             let mut answer = [0; 1500];
-            match timeout(self.options.step / ATTEMPTS, socket.recv(&mut answer)).await {
-                Ok(read) => {
-                    let id = answer[..read?].get(8..20);
-                    if id == Some(&request.transaction_id.0[..]) {
-                        return Ok(socket);
-                    }
-                }
-                Err(_) => {}
+            let in_time = timeout(self.options.step / ATTEMPTS, socket.recv(&mut answer)).await;
+            if let Ok(read) = in_time
+                && answer[..read?].get(8..20) == Some(&request.transaction_id.0[..])
+            {
+                return Ok(socket);
             }
         }
         Err(ErrorKind::TimedOut.into())
@@ -216,7 +213,7 @@ impl Place<'_> {
         let narrower = reach(relayed) < reach(reached);
         let same_family = relayed.is_ipv4() == reached.is_ipv4();
         let foreign = same_family && relayed != reached && !ours(relayed);
-        if !narrower && !(foreign && reach(relayed) == Reach::Public) {
+        if !(narrower || foreign && reach(relayed) == Reach::Public) {
             return Ok(());
         }
         let why = match narrower {
