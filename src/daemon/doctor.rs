@@ -113,3 +113,31 @@ pub(super) fn doctors_secret(directory: &Path) -> Result<Secret<String>, Error> 
 
 /// How long a credential of the doctor is good for a new allocation.
 const CREDENTIAL_SECS: u64 = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::Entropy;
+
+    #[test]
+    fn the_doctors_secret_is_each_daemons_own_and_not_the_key_it_follows_from() {
+        let secret = |seed: u8| {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("state");
+            let mut entropy = Entropy::from_seed([seed; 32]);
+            let state = state::State::open(path, &mut entropy).expect("a state directory");
+            let secret = || doctors_secret(state.directory()).expect("a key").expose().clone();
+            let key = std::fs::read_to_string(state.directory().join("hub.key")).expect("a key");
+            assert_eq!(secret(), secret());
+            assert_eq!(secret().len(), 64);
+            assert!(!secret().contains(key.trim()));
+            std::fs::write(state.directory().join("hub.key"), "").expect("written");
+            assert!(doctors_secret(state.directory()).is_err(), "no key, no secret");
+            std::fs::remove_file(state.directory().join("hub.key")).expect("removed");
+            assert!(doctors_secret(state.directory()).is_err(), "no key, no secret");
+            let _ = std::fs::write(state.directory().join("hub.key"), key);
+            secret()
+        };
+        assert_ne!(secret(1), secret(2));
+    }
+}
