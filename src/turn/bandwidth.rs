@@ -117,6 +117,7 @@ mod tests {
 
     /// Streams that always have something to say, and ask as data connections do.
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
     fn many_streams_leave_half_for_packets_and_each_has_its_turn() {
         let (rate, streams, read) = (1_000_000, 200, 65_536);
         let bucket = SharedBucket::new(rate);
