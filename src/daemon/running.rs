@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -17,7 +17,7 @@ use super::pages::{Bound, Pages, Surroundings};
 use super::report::{self, Listeners};
 use super::state::State;
 use super::supervise::{self, Signals};
-use super::{Error, doctor, options, state};
+use super::{Error, options, state};
 use crate::config::Loaded;
 use crate::credentials::{Entropy, Grants};
 use crate::metrics::{Heartbeats, Metrics};
@@ -65,14 +65,9 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let around_clients = (&turn_gate, &*heartbeats);
     let mut clients = Clients::serve(streams, &relay.streams(), tls.as_ref(), around_clients);
     let turn = options::reached(config, &listeners.web, &listeners.turn);
-    let (shown, diagnosis) = watch::channel(serde_json::Value::Null);
-    let visit = config.doctor_at_start.then(|| {
-        let pages = report::pages(config, &listeners.web, &host);
-        let served = (&*turn, tls.as_ref());
-        doctor::at_start(loaded, state.directory(), pages.as_deref(), served, &host)
-    });
-    let visit = visit.transpose()?;
-    let visit = visit.map(|asked| Visit { asked, metrics: Arc::clone(&metrics), shown });
+    let page = report::pages(config, &listeners.web, &host);
+    let urls = report::ice_urls(config, page.as_deref(), &turn, tls.as_ref());
+    let (visit, diagnosis) = Visit::planned(loaded, (state.directory(), urls), &host, &metrics)?;
     let around = Surroundings {
         loaded,
         state: state.directory().to_owned(),
@@ -93,11 +88,7 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     supervise::notify(NotifyState::Ready);
     let watch = tokio::spawn(supervise::watch(heartbeats));
     let follow = tokio::spawn(follow);
-    let visit = tokio::spawn(async move {
-        if let Some(visit) = visit {
-            visit.pay().await;
-        }
-    });
+    let visit = tokio::spawn(visit.pay());
     let reload = Arc::new(Notify::new());
     let fresh = tokio::spawn(certificate.keep_fresh(Arc::clone(&reload)));
     let result = tokio::select! {
