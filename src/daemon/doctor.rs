@@ -1,6 +1,6 @@
 //! The doctor's visits: by `turncast doctor`, and once after the start.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ use crate::doctor::{self, Report};
 use crate::metrics::Metrics;
 use crate::net::{Now, interface_addresses};
 use crate::telemetry::Secret;
+use crate::tls::Certificates;
+use crate::web::TurnListener;
 
 /// What `turncast doctor` prints: of the daemon that runs with this state directory.
 ///
@@ -49,23 +51,26 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    /// A visit to the daemon with this state directory, which tells browsers these URLs; and what
-    /// `/healthz` shows of it.
+    /// A visit to the daemon with this state directory, which browsers reach at these listeners,
+    /// and what `/healthz` shows of it.
     ///
     /// # Errors
     /// What keeps the state directory from being read.
     pub(super) fn planned(
         loaded: &Loaded,
-        (directory, urls): (&Path, Vec<String>),
+        directory: &Path,
+        (web, turn, served): (&[SocketAddr], &[TurnListener], Option<&Certificates>),
         host: &[IpAddr],
         metrics: &Arc<Metrics>,
     ) -> Result<(Self, watch::Receiver<Value>), Error> {
-        let asked = match loaded.config.doctor_at_start {
-            true => Some(asked(loaded, urls, doctors_secret(directory)?, host.to_vec())),
-            false => None,
-        };
+        let mut wanted = None;
+        if loaded.config.doctor_at_start {
+            let pages = report::pages(&loaded.config, web, host);
+            let urls = report::ice_urls(&loaded.config, pages.as_deref(), turn, served);
+            wanted = Some(asked(loaded, urls, doctors_secret(directory)?, host.to_vec()));
+        }
         let (shown, seen) = watch::channel(Value::Null);
-        Ok((Self { asked, metrics: Arc::clone(metrics), shown }, seen))
+        Ok((Self { asked: wanted, metrics: Arc::clone(metrics), shown }, seen))
     }
 
     /// Looks at every URL once, and tells log, metrics and `/healthz`.
