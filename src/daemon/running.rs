@@ -66,10 +66,8 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let around_clients = (&turn_gate, &*heartbeats);
     let mut clients = Clients::serve(streams, &relay.streams(), tls.as_ref(), around_clients);
     let turn = options::reached(config, &listeners.web, &listeners.turn);
-    let found = report::pages(config, &listeners.web, &host);
-    let (directory, served) = (state.directory(), (&*turn, tls.as_ref()));
-    let (visit, diagnosis) =
-        Visit::planned(loaded, directory, found.as_deref(), served, &host, &metrics)?;
+    let reached = (&*listeners.web, &*turn, tls.as_ref());
+    let (visit, diagnosis) = Visit::planned(loaded, state.directory(), reached, &host, &metrics)?;
     let around = Surroundings {
         loaded,
         state: state.directory().to_owned(),
