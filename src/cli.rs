@@ -33,6 +33,13 @@ enum Command {
     /// Checks the configuration, says what would be bound and what a browser would be told, and
     /// binds nothing.
     Check,
+    /// Relays a packet through every URL that browsers are told by the running daemon, and says
+    /// what to do about those that fail.
+    Doctor {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the link with which somebody may broadcast.
     Invite {
         /// Make a new key first; the old link is worthless at once.
@@ -69,6 +76,8 @@ enum Failure {
     Config(#[from] config::Error),
     #[error(transparent)]
     Daemon(#[from] daemon::Error),
+    #[error("{bad} of {of} ways to the relay do not work for browsers")]
+    Unwell { bad: usize, of: usize },
     #[error("print the answer")]
     Print(#[from] std::io::Error),
 }
@@ -78,7 +87,7 @@ impl Failure {
         match self {
             Self::Config(_) => ExitCode::from(2),
             Self::Daemon(error) if error.is_configuration() => ExitCode::from(2),
-            Self::Daemon(_) | Self::Print(_) => ExitCode::FAILURE,
+            Self::Daemon(_) | Self::Unwell { .. } | Self::Print(_) => ExitCode::FAILURE,
         }
     }
 }
@@ -108,6 +117,15 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Check) => {
             let report = daemon::check(&loaded, &environment)?;
             print(&report)
+        }
+        Some(Command::Doctor { json }) => {
+            let report = daemon::doctor(&loaded, &environment)?;
+            match json {
+                true => print(&format!("{:#}\n", report.json()))?,
+                false => print(&report.text())?,
+            }
+            let (bad, of) = (report.bad(), report.findings.len());
+            if report.is_well() { Ok(()) } else { Err(Failure::Unwell { bad, of }) }
         }
         Some(Command::Invite { rotate }) => {
             let link = daemon::invite(&loaded, &environment, *rotate)?;

@@ -291,7 +291,7 @@ pub fn interface_addresses() -> std::io::Result<Vec<IpAddr>> {
 }
 
 /// How far an address reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// Not further than this host or its wire.
     Host,
@@ -332,7 +332,8 @@ pub fn port_hint(address: SocketAddr, err: &std::io::Error) -> String {
         return String::new();
     }
     format!(
-        " (port {} is below 1024 and needs the capability CAP_NET_BIND_SERVICE: start the systemd          unit, which has it, or give it to the binary with `setcap cap_net_bind_service=+ep`)",
+        " (port {} is below 1024 and needs the capability CAP_NET_BIND_SERVICE: start the systemd \
+         unit, which has it, or give it to the binary with `setcap cap_net_bind_service=+ep`)",
         address.port()
     )
 }

@@ -40,6 +40,9 @@ section! {
             Text("the path of a directory");
         /// How long a stop may take until what is left is cut off.
         shutdown_secs: u32 = Is("10"), Whole(1, 600);
+        /// Whether the daemon tries once after its start, as `turncast doctor` does, whether each
+        /// URL that browsers are told relays. /healthz, a metric and the log say what was found.
+        doctor_at_start: bool = Is("true"), Text("true or false");
         [public_ports: PublicPorts]
         [web: Web]
         [tls: Tls]

@@ -89,6 +89,19 @@ impl SharedSecrets {
         Self { hashes, ..self }
     }
 
+    /// The same secrets with the hashes of `other`.
+    #[must_use]
+    pub fn hashed_as(self, other: &Self) -> Self {
+        Self { hashes: other.hashes.clone(), ..self }
+    }
+
+    /// These secrets and one more, which verifies and, unless it is the only one, never signs.
+    #[must_use]
+    pub fn and(mut self, secret: Secret<String>) -> Self {
+        self.secrets.push(secret);
+        self
+    }
+
     /// Whether there is none, and so no application can sign credentials.
     pub fn is_empty(&self) -> bool {
         self.secrets.is_empty()

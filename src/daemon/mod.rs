@@ -9,14 +9,17 @@ mod addresses;
 mod certificates;
 mod clients;
 mod discovery;
+mod doctor;
 mod options;
 mod pages;
+mod plan;
 mod report;
 mod running;
 mod state;
 mod supervise;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tracing::warn;
@@ -26,6 +29,7 @@ use crate::credentials::Entropy;
 use crate::net::{Now, interface_addresses};
 use crate::turn::RelayAddress;
 use crate::{relay, telemetry, tls, turn};
+pub use doctor::doctor;
 use state::State;
 
 /// Why the daemon, or one of the commands that look at its state, failed.
@@ -80,6 +84,13 @@ pub enum Error {
     /// `turncast invite` without pages.
     #[error("there are no pages: web.listen is empty")]
     NoPages,
+    /// `turncast doctor` without a daemon.
+    #[error("no daemon runs with the state directory {}: start it (turncast run, or systemctl start \
+             turncast), or set state_dir to the directory that it uses", directory.display())]
+    NotRunning {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The operating system gives no random numbers.
     #[error("the operating system gives no random numbers")]
     Entropy,
@@ -139,7 +150,8 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
         warn!(why, "some peers are not reached");
     }
     let allocations = options::allocations(&loaded.config, descriptors);
-    let turn = options::turn(loaded, relay_addresses, discovery, host.clone(), allocations);
+    let mut turn = options::turn(loaded, relay_addresses, discovery, host.clone(), allocations);
+    turn.shared_secrets = turn.shared_secrets.and(doctor::doctors_secret(state.directory())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("turncast-web")
@@ -168,12 +180,16 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
         Ok(discovery) => (discovery, None),
         Err(error) => (turn::NatDiscovery::default(), Some(error)),
     };
+    let listeners = report::Listeners::asked(&loaded.config, &discovery);
+    let plan =
+        plan::Plan { config: &loaded.config, listeners: &listeners, host: &host, relay: &relay };
     let known = report::Known {
         state: directory.as_deref(),
         certificate: &found,
         host: &host,
         relay: &relay,
         discovery: &discovery,
+        ports: plan.ports(),
     };
     let mut text = report::check(loaded, known, allocations);
     for error in foreign.into_iter().chain(unserved) {
@@ -191,6 +207,14 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
     if directory.is_none() {
         text += &format!("\nwarning: {}\n", state::Error::Nowhere);
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Error::Runtime)?;
+    for warning in runtime.block_on(plan.warnings()) {
+        text.push('\n');
+        text += &crate::doctor::in_lines(&warning, "warning: ");
+    }
+    // A look-up that takes too long is not waited for.
+    runtime.shutdown_background();
     Ok(text)
 }
 
@@ -205,7 +229,9 @@ pub fn invite(loaded: &Loaded, environment: &Environment, rotate: bool) -> Resul
     } else {
         state::broadcast_key(&directory)?
     };
-    let pages = match state::running_pages(&directory) {
+    // Where the lock cannot be read, the configuration says nearly as much.
+    let running = state::running(&directory).unwrap_or_default();
+    let pages = match running.map(|running| running.pages).filter(|pages| !pages.is_empty()) {
         Some(pages) => pages,
         None => {
             let host = interface_addresses().map_err(Error::Interfaces)?;

@@ -102,6 +102,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) grants: Arc<Grants>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) heartbeats: Arc<Heartbeats>,
+    /// What the doctor has found, for `/healthz`.
+    pub(super) diagnosis: watch::Receiver<serde_json::Value>,
     pub(super) entropy: Entropy,
 }
 
@@ -143,6 +145,7 @@ impl Pages {
         );
         let admin_options = AdminOptions {
             allowed_hosts: names(&config.admin.allowed_hosts),
+            doctor: Some(around.diagnosis),
             certificates: around.tls.clone(),
             limits,
         };

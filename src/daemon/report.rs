@@ -172,12 +172,14 @@ pub(super) struct Known<'a> {
     pub(super) relay: &'a [RelayAddress],
     /// Where NAT behaviour discovery would be served.
     pub(super) discovery: &'a NatDiscovery,
+    /// The ports to open, and what for.
+    pub(super) ports: Vec<(String, &'static str)>,
 }
 
 /// What `turncast check` prints.
 pub(super) fn check(
     loaded: &Loaded,
-    Known { state, certificate, host, relay, discovery }: Known<'_>,
+    Known { state, certificate, host, relay, discovery, ports: ports_to_open }: Known<'_>,
     allocations: u32,
 ) -> String {
     let config = &loaded.config;
@@ -197,7 +199,7 @@ pub(super) fn check(
     for (url, what) in listeners.urls(config) {
         text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
     }
-    let lines = certificate.lines.join("\n                ");
+    let lines = certificate.lines.join("\n  ");
     let ports = config.turn.relay_ports;
     for address in relay {
         let ports = format!("ports {}-{}", ports.first, ports.last);
@@ -229,7 +231,14 @@ pub(super) fn check(
         (true, _) => "open to everybody",
         (false, _) => "with a key: turncast invite prints the link",
     };
-    text += &format!("  broadcasting  {publish}\n  certificate   {lines}\n");
+    text += &format!("  broadcasting  {publish}\n\nCertificate:\n  {lines}\n");
+    text += "\nPorts to open, in the firewall of this machine and in the provider's:\n";
+    if ports_to_open.is_empty() {
+        text += "  none: everything stays on this machine\n";
+    }
+    for (port, what) in &ports_to_open {
+        text += &format!("  {port:<17} {what}\n");
+    }
     for warning in &loaded.warnings {
         text += &format!("\n{}\n", warning.text);
     }

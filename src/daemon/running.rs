@@ -6,22 +6,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::certificates::Certificate;
 use super::clients::{self, Clients};
+use super::doctor::Visit;
 use super::pages::{Bound, Pages, Surroundings};
 use super::report::{self, Listeners};
 use super::state::State;
 use super::supervise::{self, Signals};
-use super::{Error, options, state};
+use super::{Error, doctor, options, state};
 use crate::config::Loaded;
 use crate::credentials::{Entropy, Grants};
 use crate::metrics::{Heartbeats, Metrics};
 use crate::relay::Relay;
 use crate::turn;
+use crate::web::TurnListener;
 
 /// What [`run`] is given.
 pub(super) struct Parts<'a> {
@@ -62,12 +64,22 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let turn_gate = clients::gate(config, &metrics);
     let around_clients = (&turn_gate, &*heartbeats);
     let mut clients = Clients::serve(streams, &relay.streams(), tls.as_ref(), around_clients);
+    let turn = options::reached(config, &listeners.web, &listeners.turn);
+    let (shown, diagnosis) = watch::channel(serde_json::Value::Null);
+    let visit = config.doctor_at_start.then(|| {
+        let pages = report::pages(config, &listeners.web, &host);
+        let served = (&*turn, tls.as_ref());
+        doctor::at_start(loaded, state.directory(), pages.as_deref(), served, &host)
+    });
+    let visit = visit.transpose()?;
+    let visit = visit.map(|asked| Visit { asked, metrics: Arc::clone(&metrics), shown });
     let around = Surroundings {
         loaded,
         state: state.directory().to_owned(),
         tls,
+        turn: turn.clone(),
+        diagnosis,
         challenges: certificate.challenges().clone(),
-        turn: options::reached(config, &listeners.web, &listeners.turn),
         relay: relay.handle(),
         streams: relay.streams(),
         turn_gate,
@@ -77,10 +89,15 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
         entropy,
     };
     let mut pages = Pages::serve(bound, around);
-    say_ready(loaded, &listeners, &host, state)?;
+    say_ready(loaded, (&listeners, &turn), &host, state)?;
     supervise::notify(NotifyState::Ready);
     let watch = tokio::spawn(supervise::watch(heartbeats));
     let follow = tokio::spawn(follow);
+    let visit = tokio::spawn(async move {
+        if let Some(visit) = visit {
+            visit.pay().await;
+        }
+    });
     let reload = Arc::new(Notify::new());
     let fresh = tokio::spawn(certificate.keep_fresh(Arc::clone(&reload)));
     let result = tokio::select! {
@@ -97,6 +114,7 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     }
     watch.abort();
     follow.abort();
+    visit.abort();
     fresh.abort();
     info!("stopped");
     result
@@ -120,13 +138,13 @@ async fn stop(pages: Pages, clients: Clients, relay: Relay, deadline: Duration) 
 /// Announces the listeners: to the log, to `turncast invite`, and to whoever started us.
 fn say_ready(
     loaded: &Loaded,
-    listeners: &Listeners,
+    (listeners, turn): (&Listeners, &[TurnListener]),
     host: &[IpAddr],
     state: &mut State,
 ) -> Result<(), Error> {
     let config = &loaded.config;
     let pages = report::pages(config, &listeners.web, host);
-    state.announce(pages.as_deref().unwrap_or_default())?;
+    state.announce(pages.as_deref().unwrap_or_default(), turn)?;
     for (url, _) in listeners.urls(config) {
         info!(listener = url, "listening");
     }

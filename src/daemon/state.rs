@@ -15,6 +15,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::config::{Environment, Loaded, SYSTEM_FILE};
 use crate::credentials::Entropy;
 use crate::telemetry::Secret;
+use crate::turn::Transport;
+use crate::web::TurnListener;
 
 /// How the files of this version are to be read.
 const VERSION: &str = "1";
@@ -178,15 +180,18 @@ impl State {
         }
     }
 
-    /// Writes who holds the lock and where its pages are, so that `turncast invite` can print a
-    /// link that leads to the daemon that runs.
+    /// Writes who holds the lock, where its pages are, and where browsers reach its relay, so that
+    /// `turncast invite` and `turncast doctor` lead to the daemon that runs.
     ///
     /// # Errors
     /// What the operating system says.
-    pub(super) fn announce(&mut self, pages: &str) -> Result<(), Error> {
+    pub(super) fn announce(&mut self, pages: &str, turn: &[TurnListener]) -> Result<(), Error> {
         use std::io::Seek as _;
         let path = self.directory.join("lock");
-        let text = format!("{}\n{pages}\n", std::process::id());
+        let mut text = format!("{}\n{pages}\n", std::process::id());
+        for TurnListener { transport, address } in turn {
+            text += &format!("{transport}://{address}\n");
+        }
         self.lock
             .set_len(0)
             .and_then(|()| self.lock.rewind())
@@ -204,10 +209,7 @@ impl State {
     /// # Errors
     /// [`Error::Broken`] when the file holds something else.
     pub(super) fn hub_key(&self) -> Result<Secret<[u8; 32]>, Error> {
-        let path = self.directory.join("hub.key");
-        let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|b| b.try_into().ok());
-        bytes.map(Secret::new).ok_or(Error::Broken { path })
+        hub_key(&self.directory)
     }
 }
 
@@ -251,13 +253,47 @@ pub(super) fn forget(directory: &Path, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Where the pages of the daemon are that runs with this directory.
-pub(super) fn running_pages(directory: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(directory.join("lock")).ok()?;
-    let (process, pages) = text.trim().split_once('\n')?;
+/// The key that signs the hub's credentials.
+///
+/// # Errors
+/// [`Error::Broken`] when the file holds something else.
+pub(super) fn hub_key(directory: &Path) -> Result<Secret<[u8; 32]>, Error> {
+    let path = directory.join("hub.key");
+    let text = std::fs::read_to_string(&path).map_err(io_error("read", &path))?;
+    let bytes = URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|b| b.try_into().ok());
+    bytes.map(Secret::new).ok_or(Error::Broken { path })
+}
+
+/// What a daemon says of itself with [`State::announce`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// Where its pages are; empty without pages.
+    pub(super) pages: String,
+    /// Where browsers reach its relay.
+    pub(super) turn: Vec<TurnListener>,
+}
+
+/// What the daemon says of itself that runs with this directory; `None` when none does.
+///
+/// # Errors
+/// What the operating system says when it does not let us look.
+pub(super) fn running(directory: &Path) -> Result<Option<Running>, Error> {
+    let path = directory.join("lock");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("read", &path)(error)),
+    };
+    let mut lines = text.lines();
+    let (Some(process), Some(pages)) = (lines.next(), lines.next()) else { return Ok(None) };
     let runs = process.bytes().all(|byte| byte.is_ascii_digit())
         && Path::new("/proc").join(process).exists();
-    runs.then(|| pages.to_owned())
+    let turn = lines.filter_map(|line| {
+        let (scheme, address) = line.split_once("://")?;
+        let transport = Transport::ALL.into_iter().find(|known| known.scheme() == scheme)?;
+        Some(TurnListener { transport, address: address.parse().ok()? })
+    });
+    Ok(runs.then(|| Running { pages: pages.to_owned(), turn: turn.collect() }))
 }
 
 /// The key that admits broadcasters.
@@ -406,14 +442,19 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().to_owned();
         let mut first = State::open(path.clone(), &mut entropy()).expect("the first");
-        first.announce("http://localhost:1").expect("written");
+        let turn = TurnListener {
+            transport: Transport::Tls,
+            address: "[::1]:5349".parse().expect("an address"),
+        };
+        first.announce("http://localhost:1", &[turn]).expect("written");
         let error = State::open(path.clone(), &mut entropy()).expect_err("the second");
         let text = error.to_string();
         let process = format!("(process {})", std::process::id());
         assert!(text.starts_with("another turncast runs") && text.contains(&process), "{text}");
-        assert_eq!(running_pages(&path).as_deref(), Some("http://localhost:1"));
+        let said = Running { pages: "http://localhost:1".to_owned(), turn: vec![turn] };
+        assert_eq!(running(&path).expect("it can be read"), Some(said));
         drop(first);
-        assert_eq!(running_pages(&path), None);
+        assert_eq!(running(&path).expect("it can be read"), None);
         State::open(path, &mut entropy()).expect("the lock is free again");
     }
 

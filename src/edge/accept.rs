@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -129,8 +130,14 @@ where
         };
         let (acceptor, on_stream) = (acceptor.clone(), on_stream.clone());
         tasks.spawn(async move {
-            if let Some((stream, peer)) = admit(tcp, remote, place, &acceptor).await {
-                drop(acceptor);
+            let mut stop = acceptor.stop.clone();
+            let admitted = tokio::select! {
+                admitted = admit(tcp, remote, place, &acceptor) => admitted,
+                // Whoever has not said what it wants is not waited for.
+                _ = stop.wait_for(|&stop| stop) => None,
+            };
+            drop((acceptor, stop));
+            if let Some((stream, peer)) = admitted {
                 on_stream(stream, peer).await;
             }
         });
@@ -156,7 +163,9 @@ async fn admit(
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     let peer = Peer { remote, local, proxy: None, tls: false, speaks: Speaks::Http };
     let wire = Wire::new(tcp, limits.write_stall, place);
-    match timeout(limits.handshake, open(wire, peer, acceptor)).await {
+    // Closed when this function ends, which is when the reason is counted.
+    let opening = pin!(open(wire, peer, acceptor));
+    match timeout(limits.handshake, opening).await {
         Ok(Ok(opened)) => Some(opened),
         Ok(Err(why)) => {
             debug!(client = %Addr::from(remote), %why, "connection closed at the edge");

@@ -76,8 +76,8 @@ mod tests {
         let allocate = [&[0, 3][..], &BINDING[2..]].concat();
         let response = [&[1, 1][..], &BINDING[2..]].concat();
         let old_stun = [&BINDING[..4], b"abcdefghijklmnop"].concat();
-        let cases: [(&[u8], Option<(Speaks, usize)>); 14] = [
-            (b"\x16\x03\x01", Some((Speaks::Tls, 1))),
+        let cases = [
+            (&b"\x16\x03\x01"[..], Some((Speaks::Tls, 1))),
             (&BINDING, Some((Speaks::Turn, 8))),
             (&allocate, Some((Speaks::Turn, 8))),
             (&response, Some((Speaks::Turn, 8))),

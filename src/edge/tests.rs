@@ -154,8 +154,8 @@ impl Edge {
 
     /// Whether a connection that says this and waits is closed, and after how long.
     fn cut_after(&self, bytes: &[u8]) -> Duration {
-        let mut stream = self.connect();
         let began = Instant::now();
+        let mut stream = self.connect();
         stream.write_all(bytes).expect("written");
         let mut rest = Vec::new();
         // A close with bytes unread is a reset.

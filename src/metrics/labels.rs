@@ -283,3 +283,25 @@ label! {
         Version => "version",
     }
 }
+
+label! {
+    /// What the doctor finds of one URL that browsers are told.
+    Diagnosis, "diagnosis" {
+        /// A packet went through it and back.
+        Relayed => "relayed",
+        /// It answers, and sends clients of other applications on to another server.
+        SentOn => "sent_on",
+        /// Its name has no address.
+        Unresolved => "unresolved",
+        /// Nobody answers there.
+        Unreachable => "unreachable",
+        /// Browsers would not trust the certificate.
+        Certificate => "certificate",
+        /// The relay answers, and refuses the allocation.
+        Refused => "refused",
+        /// Packets do not come through.
+        NotRelayed => "not_relayed",
+        /// They do, but by an address that others do not reach.
+        RelayAddress => "relay_address",
+    }
+}

@@ -18,7 +18,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
-pub use labels::{Code, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, Status};
+pub use labels::{
+    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, Status,
+};
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
 #[derive(Debug, Default)]
@@ -182,6 +184,7 @@ pub struct Metrics {
     paths: Counts,
     responses: Counts,
     refusals: Counts,
+    diagnoses: Counts,
     renewals: Counts,
     /// WebSockets that are open now.
     pub conns: Gauge,
@@ -212,6 +215,7 @@ impl Default for Metrics {
             paths: Counts::new(Path::ALL.len()),
             responses: Counts::new(Status::ALL.len()),
             refusals: Counts::new(Refusal::ALL.len()),
+            diagnoses: Counts::new(Diagnosis::ALL.len()),
             renewals: Counts::new(Renewal::ALL.len()),
             conns: Gauge::default(),
             rooms: Gauge::default(),
@@ -257,6 +261,11 @@ impl Metrics {
     /// Counts something that hub or web refused.
     pub fn refusal(&self, reason: Refusal) {
         self.refusals.add(reason as usize);
+    }
+
+    /// Counts what the doctor found of a URL.
+    pub fn diagnosis(&self, diagnosis: Diagnosis) {
+        self.diagnoses.add(diagnosis as usize);
     }
 
     /// Counts what became of an attempt at a new certificate.
@@ -368,6 +377,9 @@ impl Scrape {
         let refusals =
             Refusal::ALL.iter().map(|&v| one(Refusal::KEY, v.text(), &m.refusals, v as usize));
         counters(out, "refusals", "Requests and messages refused", refusals)?;
+        let diagnoses =
+            Diagnosis::ALL.iter().map(|&v| one(Diagnosis::KEY, v.text(), &m.diagnoses, v as usize));
+        counters(out, "doctor_urls", "What the doctor found of the URLs at start", diagnoses)?;
         let renewals =
             Renewal::ALL.iter().map(|&v| one(Renewal::KEY, v.text(), &m.renewals, v as usize));
         counters(out, "certificate_renewals", "Attempts at a new certificate", renewals)?;

@@ -59,8 +59,8 @@ fn owner(path: &Path) -> String {
     let own = own.unwrap_or_default();
     match std::fs::metadata(path) {
         Ok(file) => {
-            let (user, group, mode) = (file.uid(), file.gid(), file.mode() & 0o777);
-            format!(" (it belongs to user {user} and group {group}, mode {mode:o}; {own})")
+            let (uid, gid, mode) = (file.uid(), file.gid(), file.mode() & 0o777);
+            format!(" (it belongs to user {uid} and group {gid}, mode {mode:o}; {own})")
         }
         Err(_) => format!(" (not even its directory can be entered; {own})"),
     }

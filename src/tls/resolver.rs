@@ -109,11 +109,14 @@ impl Certificates {
 
     fn server_config(&self) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider has suites for TLS 1.2 and 1.3")
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Resolver(self.clone())))
+            .with_cert_resolver(Arc::new(Resolver(self.clone())));
+        // The strongest suite that both know, whatever a client puts first.
+        config.ignore_client_order = true;
+        config
     }
 }
 
@@ -149,11 +152,6 @@ impl Offer {
     pub fn server_config(&self) -> Arc<ServerConfig> {
         let open = self.certificates.challenge_open();
         Arc::clone(if open { &self.challenge } else { &self.normal })
-    }
-
-    /// What clients think of the certificate now.
-    pub fn trust(&self) -> Trust {
-        self.certificates.trust()
     }
 }
 

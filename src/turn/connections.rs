@@ -338,13 +338,23 @@ impl DataConnection {
     /// Takes the bandwidth of `bytes` that were read at `now`, there or not: nothing is lost on a
     /// stream, so whoever has had too much is not read for a while.
     pub fn spend(&self, bytes: usize, now: Instant) -> Option<Pause> {
+        self.longest(|bucket| bucket.spend(bytes, now))
+    }
+
+    /// How long there is nothing left at `now` for a read of about `bytes`, because of what others
+    /// have read: asked before each read, or all of them together would take many times as much.
+    pub fn pause(&self, bytes: usize, now: Instant) -> Option<Pause> {
+        self.longest(|bucket| bucket.turn(bytes, now))
+    }
+
+    fn longest(&self, ask: impl Fn(&SharedBucket) -> Duration) -> Option<Pause> {
         let Meters { of_allocation, of_payer } = &*self.meters;
         let pauses = [
             (of_allocation, Limit::BandwidthPerAllocation),
             (of_payer, Limit::BandwidthPerUser),
             (&self.shared.bandwidth, Limit::Bandwidth),
         ];
-        let pauses = pauses.map(|(of, limit)| Pause { wait: of.spend(bytes, now), limit });
+        let pauses = pauses.map(|(of, limit)| Pause { wait: ask(of), limit });
         let longest = pauses.into_iter().max_by_key(|pause| pause.wait);
         longest.filter(|pause| !pause.wait.is_zero())
     }

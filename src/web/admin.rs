@@ -23,6 +23,9 @@ use crate::tls::{Certificates, Trust};
 pub struct AdminOptions {
     /// Names under which it may be asked, beside loopback and its own address.
     pub allowed_hosts: Vec<String>,
+    /// What the doctor has found, as `/healthz` shows it. Broken URLs make nobody restart the
+    /// daemon, so they do not make it unhealthy.
+    pub doctor: Option<watch::Receiver<serde_json::Value>>,
     /// The certificate of the public listeners, of which `/healthz` tells.
     pub certificates: Option<Certificates>,
     /// The limits of a request.
@@ -102,10 +105,12 @@ impl Admin {
             true => (StatusCode::OK, "ok"),
             false => (StatusCode::SERVICE_UNAVAILABLE, "stuck"),
         };
+        let doctor = self.options.doctor.as_ref().map(|found| found.borrow().clone());
         let certificate = self.options.certificates.as_ref().map(certificate);
-        let text =
-            json!({ "status": word, "loops": loops, "certificate": certificate }).to_string();
-        answer::report(status, "application/json", text)
+        let found = json!({
+            "status": word, "loops": loops, "certificate": certificate, "doctor": doctor,
+        });
+        answer::report(status, "application/json", found.to_string())
     }
 }
 

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Shutdown, SocketAddr, UdpSocket};
 use turncast::stun::{Class, LongTermKeys, Method, PasswordAlgorithm, TransactionId, Writer, attr};
 
 use crate::harness::{DEADLINE, Daemon, Setup};
-use crate::streams::{TLS, certify, connect, connect_tls};
+use crate::secure::{KEYS, certificate_for};
+use crate::streams::{connect, connect_tls};
 
 const CONFIG: &str = r#"
 [turn]
@@ -117,8 +118,8 @@ fn every_byte_is_accounted_for(ask: &mut Ask<'_>) {
 }
 
 fn start() -> (Daemon, rustls::ClientConfig) {
-    let setup = Setup::new(&format!("{CONFIG}{TLS}")).without("TURNCAST__TURN__LISTEN");
-    let trusting = certify(&setup, rustls::ALL_VERSIONS);
+    let setup = Setup::new(&format!("{CONFIG}{KEYS}")).without("TURNCAST__TURN__LISTEN");
+    let trusting = certificate_for(setup.directory(), rustls::ALL_VERSIONS);
     (setup.start(), trusting)
 }
 

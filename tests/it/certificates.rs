@@ -102,7 +102,7 @@ fn a_certificate_of_our_own_is_kept_and_explained() {
     let kept = setup.state().join("self-signed.pem");
     assert_eq!(kept.metadata().expect("a file").permissions().mode() & 0o777, 0o600);
     // It names the host, and nobody pins a browser to it.
-    let client = Arc::new(https::trusting(&[served.clone()]));
+    let client = Arc::new(https::trusting(std::slice::from_ref(&served)));
     https::connect(daemon.https(), NAME, &client).expect("a handshake");
     let log = daemon.stop();
     let fingerprint = told["fingerprint"].as_str().expect("a fingerprint");

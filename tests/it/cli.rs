@@ -1,6 +1,7 @@
 //! The command line, as a process: what it prints, and how it exits.
 
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,6 +9,7 @@ use base64::Engine as _;
 use ring::hmac;
 
 use crate::harness::{Setup, text};
+use crate::secure;
 
 const SECRET: &str = "shared-secret-of-a-test";
 
@@ -28,7 +30,7 @@ fn version_and_help_succeed_and_bad_usage_is_2() {
     let setup = Setup::new("");
     let version = setup.printed(&["--version"]);
     assert_eq!(version, format!("turncast {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["run", "check", "invite", "credentials", "config"] {
+    for command in ["run", "check", "doctor", "invite", "credentials", "config"] {
         assert!(setup.printed(&["--help"]).contains(command));
     }
     assert_fails(&setup, &["--no-such"], 2, &["--no-such", "Usage"]);
@@ -62,6 +64,63 @@ fn the_example_is_the_file_in_the_repository() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.toml");
     let file = std::fs::read_to_string(path).expect("config.example.toml");
     assert!(setup.printed(&["config", "example"]) == file);
+}
+
+#[test]
+fn a_public_host_is_all_that_a_vps_needs() {
+    let setup = Setup::new(&format!("public_host = \"{}\"\n{}", secure::NAME, secure::KEYS))
+        .without("TURNCAST__WEB__LISTEN")
+        .without("TURNCAST__TURN__LISTEN");
+    secure::certificate(setup.directory());
+    let report = setup.printed(&["check"]);
+    for part in [
+        "https://0.0.0.0:443 ",
+        "http://0.0.0.0:80 ",
+        "udp://0.0.0.0:3478 ",
+        "tcp://0.0.0.0:3478 ",
+        "udp://0.0.0.0:443 ",
+        "http://127.0.0.1:0 ",
+        "pages         https://live.example.org/",
+        "TURN          turn:live.example.org:3478?transport=udp",
+        "TURN          turns:live.example.org:443?transport=tcp",
+    ] {
+        assert!(report.contains(part), "{part:?} is not in:\n{report}");
+    }
+    assert_eq!(report.matches("  TURN   ").count(), 2, "{report}");
+}
+
+#[test]
+fn a_port_without_the_right_to_it_is_told_in_a_sentence() {
+    for (listen, url) in [
+        (["127.0.0.1:443", "udp://127.0.0.1:0"], "http://127.0.0.1:443"),
+        (["127.0.0.1:0", "udp://127.0.0.1:443"], "udp://127.0.0.1:443"),
+    ] {
+        let setup = Setup::new("")
+            .variable("TURNCAST__WEB__LISTEN", listen[0])
+            .variable("TURNCAST__TURN__LISTEN", listen[1]);
+        let mut turncast = setup.command(&["run"]);
+        // Root has every capability unless it is taken; others have none that they could take.
+        if std::fs::metadata("/proc/self").expect("a process").uid() == 0 {
+            turncast = without_capability(&turncast);
+        }
+        let output = turncast.output().expect("setpriv (util-linux) runs");
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(&format!("bind {url}")), "{error}");
+        assert!(error.contains("port 443 is below 1024 and needs the capability"), "{error}");
+    }
+}
+
+/// The same command without the right to ports below 1024.
+fn without_capability(command: &Command) -> Command {
+    let mut without = Command::new("setpriv");
+    without
+        .args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    without
 }
 
 #[test]

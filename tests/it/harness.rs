@@ -9,7 +9,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 
 /// No event of these tests takes longer; whoever waits for it fails then.
@@ -34,6 +33,8 @@ impl Setup {
             .variable("TURNCAST__TURN__LISTEN", "127.0.0.1:0")
             .variable("TURNCAST__ADMIN__LISTEN", "127.0.0.1:0")
             .variable("TURNCAST__LOG__FORMAT", "json")
+            // Its allocations would be counted with those of the test.
+            .variable("TURNCAST__DOCTOR_AT_START", "false")
     }
 
     /// Sets or replaces a variable of the environment.
@@ -41,18 +42,6 @@ impl Setup {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), value.to_owned()));
         self
-    }
-
-    /// Writes `cert.pem` and `key.pem`, of `live.example.org`, and gives what to trust.
-    pub(crate) fn certify(&self) -> CertificateDer<'static> {
-        let made = rcgen::generate_simple_self_signed(["live.example.org".to_owned()]);
-        let made = made.expect("a certificate");
-        for (name, text) in
-            [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())]
-        {
-            std::fs::write(self.directory().join(name), text).expect("a file");
-        }
-        made.cert.der().clone()
     }
 
     /// Takes a variable of the environment back, so that the configuration counts.

@@ -8,7 +8,10 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
+};
 
 use crate::harness::DEADLINE;
 
@@ -17,13 +20,21 @@ pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// A client that trusts these certificates and what they have signed.
 pub(crate) fn trusting(roots: &[CertificateDer<'static>]) -> ClientConfig {
+    trusting_over(rustls::DEFAULT_VERSIONS, roots)
+}
+
+/// The same for a client that speaks these versions alone.
+pub(crate) fn trusting_over(
+    versions: &[&'static SupportedProtocolVersion],
+    roots: &[CertificateDer<'static>],
+) -> ClientConfig {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(root.clone()).expect("a root");
     }
     let provider = Arc::new(ring::default_provider());
     ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("versions")
         .with_root_certificates(store)
         .with_no_client_auth()

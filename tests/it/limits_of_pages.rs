@@ -223,3 +223,33 @@ fn what_is_kept_for_a_lost_connection_is_limited() {
         daemon.stop();
     }
 }
+
+/// A connection that has begun HTTP/2, and what the daemon says first: its settings.
+fn http2(daemon: &Daemon) -> (TcpStream, Vec<u8>) {
+    let mut stream = connect(daemon.web());
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat();
+    stream.write_all(&hello).expect("a write");
+    let mut header = [0; 9];
+    stream.read_exact(&mut header).expect("a frame");
+    assert_eq!(header[3], 4, "settings (RFC 9113, section 6.5)");
+    let mut settings = vec![0; usize::from(u16::from_be_bytes([header[1], header[2]]))];
+    stream.read_exact(&mut settings).expect("the settings");
+    (stream, settings)
+}
+
+#[test]
+fn a_connection_of_http2_has_so_many_streams_and_may_say_so_much_between_requests() {
+    let daemon = web("streams_per_connection = 7\nbytes_between_requests = 65536");
+    let (mut stream, settings) = http2(&daemon);
+    // SETTINGS_MAX_CONCURRENT_STREAMS; who opens more is refused by the library.
+    assert!(settings.chunks(6).any(|setting| setting == [0, 3, 0, 0, 0, 7]), "{settings:?}");
+    let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], &[7; 8]].concat();
+    for _ in 0..=65_536 / ping.len() {
+        // The connection may end while this is written.
+        let _ = stream.write_all(&ping);
+    }
+    read_to_end(&mut stream);
+    daemon.wait_for_metric("turncast_limit_hits_total{limit=\"bytes_between_requests\"}", 1);
+    daemon.stop();
+}

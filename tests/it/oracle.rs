@@ -27,7 +27,8 @@ use webrtc_stun::message::{Message, Method};
 
 use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::relay::client::Stream;
-use crate::streams::{certify, connect, connect_tls};
+use crate::secure::{self, certificate_for};
+use crate::streams::{connect, connect_tls};
 
 const CONFIG: &str = r#"
 [turn]
@@ -409,7 +410,7 @@ fn setup(listen: &str) -> Setup {
 #[test]
 fn a_client_of_rfc_8656_talks_over_udp() {
     let setup = setup("udp://127.0.0.1:0");
-    setup.certify();
+    secure::certificate(setup.directory());
     let daemon = setup.start();
     talk_in_every_way(&daemon, |config| Oracle::over_udp(&daemon, config));
     daemon.stop();
@@ -418,7 +419,7 @@ fn a_client_of_rfc_8656_talks_over_udp() {
 #[test]
 fn a_client_of_rfc_8656_talks_over_tcp() {
     let setup = setup("tcp://127.0.0.1:0");
-    setup.certify();
+    secure::certificate(setup.directory());
     let daemon = setup.start();
     talk_in_every_way(&daemon, |config| {
         let stream = connect(daemon.turn_over("tcp"));
@@ -431,7 +432,7 @@ fn a_client_of_rfc_8656_talks_over_tcp() {
 #[test]
 fn a_client_of_rfc_8656_talks_over_tls() {
     let setup = setup("tls://127.0.0.1:0");
-    let trusting = certify(&setup, &[&rustls::version::TLS13]);
+    let trusting = certificate_for(setup.directory(), &[&rustls::version::TLS13]);
     let daemon = setup.start();
     talk_in_every_way(&daemon, |config| {
         let stream =

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::harness::{DEADLINE, Daemon, Setup, get, in_network};
 use crate::limits::hits;
 use crate::relay::client::{Client, Relayed};
-use crate::streams::{TLS, certify, connect, connect_tls};
+use crate::secure::{KEYS, certificate_for};
+use crate::streams::{connect, connect_tls};
 
 const CONFIG: &str = r#"
 [turn]
@@ -51,9 +52,9 @@ fn assert_relays(client: &mut Client, relayed: SocketAddr, peer: &UdpSocket) {
 
 #[test]
 fn without_descriptors_everybody_who_is_there_is_served_and_the_next_ones_wait() {
-    let setup = Setup::new(&format!("{CONFIG}allow_peers = [\"127.0.0.3\"]\n{LIMITS}{TLS}"))
+    let setup = Setup::new(&format!("{CONFIG}allow_peers = [\"127.0.0.3\"]\n{LIMITS}{KEYS}"))
         .variable("TURNCAST__TURN__LISTEN", LISTEN);
-    let trusting = certify(&setup, rustls::ALL_VERSIONS);
+    let trusting = certificate_for(setup.directory(), rustls::ALL_VERSIONS);
     let daemon = setup.start_with_descriptors(80);
     let tls = |daemon: &Daemon| {
         let server = daemon.turn_over("tls");
@@ -153,7 +154,8 @@ fn a_missing_route_and_a_full_queue_cost_the_packets_that_meet_them_and_no_other
                    ip address add 203.0.113.1/24 dev here && ip link set here up && \
                    ip link set there up && \
                    ip neighbour add 203.0.113.2 lladdr 02:00:00:00:00:02 dev here && \
-                   tc qdisc add dev here root tbf rate 8kbit burst 1600 limit 3000";
+                   tc qdisc add dev here root tbf rate 8kbit burst 1600 limit 3000 && \
+                   until ip -o link show here | grep -q \"state UP\"; do :; done";
     let test = "resilience::\
                 a_missing_route_and_a_full_queue_cost_the_packets_that_meet_them_and_no_others";
     if !in_network(test, network) {

@@ -13,6 +13,7 @@ use webrtc_stun::attributes::{
 
 use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::relay::client::{Client, Relayed, relayed_addresses};
+use crate::secure::{KEYS, certificate_for};
 use crate::ws::Ws;
 
 const CONFIG: &str = r#"
@@ -67,28 +68,10 @@ fn start_tls(
     versions: &[&'static rustls::SupportedProtocolVersion],
     more: &str,
 ) -> (Daemon, ClientConfig) {
-    let setup = Setup::new(&format!("{CONFIG}{TLS}{more}"))
+    let setup = Setup::new(&format!("{CONFIG}{KEYS}{more}"))
         .variable("TURNCAST__TURN__LISTEN", "[\"udp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]");
-    let trusting = certify(&setup, versions);
+    let trusting = certificate_for(setup.directory(), versions);
     (setup.start(), trusting)
-}
-
-/// The part of a configuration that names what [`Setup::certify`] writes.
-pub(crate) const TLS: &str = "[tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n";
-
-/// Gives the daemon a certificate of its own; the result trusts it, and speaks `versions`.
-pub(crate) fn certify(
-    setup: &Setup,
-    versions: &[&'static rustls::SupportedProtocolVersion],
-) -> ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(setup.certify()).expect("a root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 pub(crate) fn connect_tls(
@@ -391,8 +374,8 @@ fn a_port_in_reserve_outlives_its_connection_and_is_claimed_over_another_transpo
 fn a_port_reserved_on_any_worker_is_claimed_over_tcp_and_tls() {
     let config = CONFIG.replace("[turn]\n", "[turn]\nworkers = 4\n");
     let listen = "[\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]";
-    let setup = Setup::new(&format!("{config}{TLS}")).variable("TURNCAST__TURN__LISTEN", listen);
-    let trusting = certify(&setup, &[&rustls::version::TLS13]);
+    let setup = Setup::new(&format!("{config}{KEYS}")).variable("TURNCAST__TURN__LISTEN", listen);
+    let trusting = certificate_for(setup.directory(), &[&rustls::version::TLS13]);
     let daemon = setup.start();
     let tls = daemon.turn_over("tls");
     let (peer, from) = peer();

@@ -11,7 +11,7 @@ use webrtc_turn::client::{Client, ClientConfig};
 use webrtc_util::Conn;
 
 use crate::harness::{DEADLINE, Daemon, Setup, text};
-use crate::streams::TLS;
+use crate::secure::{self, KEYS};
 
 const CONFIG: &str = r#"
 [turn]
@@ -145,10 +145,10 @@ fn uclient_relays_tcp_over_tls() {
 
 /// A daemon with a certificate that relays TCP, too.
 fn start_tls() -> Daemon {
-    let setup = Setup::new(&format!("{CONFIG}{TLS}"))
+    let setup = Setup::new(&format!("{CONFIG}{KEYS}"))
         .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0")
         .variable("TURNCAST__TURN__TCP_RELAY", "true");
-    setup.certify();
+    secure::certificate(setup.directory());
     setup.start()
 }
 
@@ -156,9 +156,9 @@ fn start_tls() -> Daemon {
 /// all of its messages relayed in both directions.
 #[track_caller]
 fn uclient_relays_from(listen: &str, relay: &str, credential: &[&str], flags: &[&str], count: u64) {
-    let setup = Setup::new(&format!("{CONFIG}{TLS}[log]\naddresses = \"full\"\n"))
+    let setup = Setup::new(&format!("{CONFIG}{KEYS}[log]\naddresses = \"full\"\n"))
         .variable("TURNCAST__TURN__LISTEN", listen);
-    setup.certify();
+    secure::certificate(setup.directory());
     let daemon = setup.start();
     let transport = listen.split(':').next().expect("a scheme");
     let output = uclient_to(daemon.turn_over(transport), credential, flags);

@@ -4,23 +4,39 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::{IntoClientRequest as _, client};
-use tokio_tungstenite::tungstenite::{Message, WebSocket};
+use tokio_tungstenite::tungstenite::handshake::HandshakeError;
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::harness::DEADLINE;
+use crate::relay::client::Stream;
 
 /// An open WebSocket of the hub.
-pub(crate) struct Ws(WebSocket<TcpStream>);
+pub(crate) struct Ws(WebSocket<Box<dyn Stream>>);
 
 impl Ws {
     /// Opens one, with more headers.
     pub(crate) fn open_with(web: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
         let stream = TcpStream::connect(web).expect("somebody listens");
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-        let mut request = format!("ws://{web}/ws").into_client_request().expect("a URL");
+        Self::try_over(stream, &web.to_string(), headers).expect("the WebSocket opens")
+    }
+
+    /// Opens one over a connection to `host`, or gives the status of the refusal.
+    pub(crate) fn try_over(
+        stream: impl Stream + 'static,
+        host: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, u16> {
+        let mut request = format!("ws://{host}/ws").into_client_request().expect("a URL");
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().expect("a header"));
         }
-        Self(client(request, stream).expect("the WebSocket opens").0)
+        let stream: Box<dyn Stream> = Box::new(stream);
+        match client(request, stream) {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(HandshakeError::Failure(Error::Http(answer))) => Err(answer.status().as_u16()),
+            Err(other) => panic!("neither opened nor refused: {other}"),
+        }
     }
 
     /// Opens one.

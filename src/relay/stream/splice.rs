@@ -111,6 +111,10 @@ impl Splice {
             Direction::ToPeer => &mut self.to_peer,
             Direction::ToClient => &mut self.to_client,
         };
+        if pipe.reads(now) {
+            let pause = self.connection.pause(pipe.last_bytes, now);
+            pipe.resume = pause.map(|pause| now + pause.wait);
+        }
         let mut count = 0;
         let step = match direction {
             Direction::ToPeer => pipe.step(cx, client, peer, now, &mut count),
@@ -140,7 +144,9 @@ impl Splice {
             // Half of it is over: the other half may finish, and is not waited for much longer.
             let is_half = self.to_peer.is_over() || self.to_client.is_over();
             let quiet = if is_half { self.idle.min(HALF_CLOSED) } else { self.idle };
-            let until = self.moved + quiet;
+            // Whoever rests for his bandwidth is not quiet.
+            let rests = [self.to_peer.resume, self.to_client.resume].into_iter().flatten();
+            let until = rests.fold(self.moved, Instant::max) + quiet;
             if until <= now {
                 if !is_half {
                     metrics.limit(Limit::TcpIdle);
@@ -193,6 +199,8 @@ struct Pipe {
     is_unflushed: bool,
     /// Nothing is read before: too much was.
     resume: Option<Instant>,
+    /// What the last read brought; before the first one, what it may bring.
+    last_bytes: usize,
     /// The sink did not take all once.
     was_stalled: bool,
 }
@@ -222,6 +230,7 @@ impl Pipe {
             state: State::Open,
             is_unflushed: false,
             resume: None,
+            last_bytes: chunk,
             was_stalled: false,
         }
     }
@@ -238,10 +247,17 @@ impl Pipe {
         now: Instant,
         metrics: &WorkerMetrics,
     ) {
+        self.last_bytes = count;
         self.resume = connection.spend(count, now).map(|pause| {
             metrics.limit(pause.limit);
             now + pause.wait
         });
+    }
+
+    /// Whether there is a read at `now`.
+    fn reads(&self, now: Instant) -> bool {
+        let rests = self.resume.is_some_and(|resume| now < resume);
+        self.state == State::Open && self.waiting.is_empty() && !rests
     }
 
     /// Reads when nothing waits, and writes what does; `count` is what was read.
@@ -285,8 +301,7 @@ impl Pipe {
         now: Instant,
         count: &mut usize,
     ) -> io::Result<bool> {
-        let rests = self.resume.is_some_and(|resume| now < resume);
-        if self.state != State::Open || !self.waiting.is_empty() || rests {
+        if !self.reads(now) {
             return Ok(false);
         }
         self.resume = None;

@@ -211,6 +211,10 @@ function configuration(folder, tables) {
     admin: 'listen = ["127.0.0.1:0"]',
     log: 'format = "json"',
   };
+  // The pages' own port is a way to the relay over TCP, too: not where UDP alone is listened on.
+  const listen = /listen = (.*)/.exec(tables.turn ?? "")?.[1] ?? "";
+  const isUdpAlone = !/"(tcp:|tls:|[\d[])/.test(listen);
+  if (isUdpAlone && !tables.public_ports) defaults.public_ports = "tcp = 0";
   const names = new Set([...Object.keys(defaults), ...Object.keys(tables)]);
   return [...names].map((name) => {
     const given = tables[name] ?? "";

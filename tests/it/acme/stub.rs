@@ -38,6 +38,19 @@ struct Script {
     chain: String,
 }
 
+impl Script {
+    /// The answer to a question when to renew.
+    fn window(&mut self) -> (u16, String, String) {
+        let window = match self.windows.len() {
+            0 => return (404, String::new(), json!({ "detail": "none" }).to_string()),
+            1 => self.windows[0].clone(),
+            _ => self.windows.remove(0),
+        };
+        let window = json!({ "suggestedWindow": { "start": window.0, "end": window.1 } });
+        (200, "Retry-After: 21600\r\n".to_owned(), window.to_string())
+    }
+}
+
 /// A running authority.
 #[derive(Clone)]
 pub(super) struct Stub {
@@ -197,16 +210,7 @@ impl Stub {
                 script.request.clear();
                 (200, String::new(), script.chain.clone())
             }
-            path if path.starts_with("/renewal/") && method == "GET" => {
-                let left = script.windows.len();
-                let window = match left {
-                    0 => return (404, String::new(), json!({ "detail": "none" }).to_string()),
-                    1 => script.windows[0].clone(),
-                    _ => script.windows.remove(0),
-                };
-                let window = json!({ "suggestedWindow": { "start": window.0, "end": window.1 } });
-                (200, "Retry-After: 21600\r\n".to_owned(), window.to_string())
-            }
+            path if path.starts_with("/renewal/") && method == "GET" => script.window(),
             _ => (404, String::new(), json!({ "detail": "nothing is here" }).to_string()),
         }
     }

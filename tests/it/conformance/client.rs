@@ -13,7 +13,8 @@ use super::wire::{
     sha256_key,
 };
 use crate::harness::{Daemon, Setup};
-use crate::streams::{certify, connect, connect_tls};
+use crate::secure::certificate_for;
+use crate::streams::{connect, connect_tls};
 
 /// Two users, and peers on loopback.
 pub(crate) const CONFIG: &str = r#"
@@ -78,7 +79,7 @@ impl Server {
         let listen = "[\"udp://127.0.0.1:0\", \"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\", \
                       \"udp://[::1]:0\"]";
         let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", listen);
-        let trusting = certify(&setup, rustls::ALL_VERSIONS);
+        let trusting = certificate_for(setup.directory(), rustls::ALL_VERSIONS);
         Self { daemon: setup.start(), trusting }
     }
 

@@ -1,10 +1,12 @@
 //! What bounds connections: how many, how much waits, how fast; and descriptors that run out.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, UdpSocket};
 use std::time::Instant;
 
 use super::{Waiting, allocated, bind, call, expect, expect_end, pattern, spliced, start};
 use crate::harness::DEADLINE;
+use crate::relay::client::Client;
 use crate::streams::limit;
 
 #[test]
@@ -139,6 +141,72 @@ fn bandwidth_slows_a_stream_down_and_loses_nothing() {
         assert!(daemon.metric(&limit(label)) > 0, "{key}");
         daemon.stop();
     }
+}
+
+#[test]
+fn many_streams_leave_bandwidth_for_packets() {
+    let daemon = start("bandwidth_bytes_per_sec = 1000000");
+    let (mut control, _) = allocated(&daemon);
+    let peer = Waiting::new();
+    let streams: Vec<_> = (0..30)
+        .map(|_| {
+            let one = Waiting::new();
+            spliced(&daemon, &mut control, &one)
+        })
+        .collect();
+    let mut packets = Client::new(daemon.turn(), "alice", "password-of-alice-1");
+    packets.allocate().expect("a UDP allocation");
+    packets.permit(&[peer.address]).expect("a permission");
+    let at_peer = UdpSocket::bind("127.0.0.3:0").expect("a peer");
+    at_peer.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    let to = at_peer.local_addr().expect("bound");
+    std::thread::scope(|scope| {
+        for (at_client, at_peer) in &streams {
+            // Until it is cut below.
+            scope.spawn(move || while (&*at_peer).write(&[7; 65_536]).is_ok() {});
+            scope.spawn(
+                move || {
+                    while (&*at_client).read(&mut [0; 65_536]).is_ok_and(|count| count > 0) {}
+                },
+            );
+        }
+        let begin = Instant::now();
+        while daemon.metric(&limit("bandwidth")) < 60 {
+            assert!(begin.elapsed() < DEADLINE, "nobody is slowed down");
+        }
+        for round in 0..100u8 {
+            packets.send_indication(to, &[round; 100]);
+            // Its answer comes after the datagram was handled.
+            packets.bind();
+        }
+        for (at_client, at_peer) in &streams {
+            for end in [at_client, at_peer] {
+                // The other end may have been quicker.
+                let _ = end.shutdown(Shutdown::Both);
+            }
+        }
+    });
+    for round in 0..100u8 {
+        let mut payload = [0; 200];
+        assert_eq!(at_peer.recv(&mut payload).expect("every packet"), 100);
+        assert_eq!(payload[0], round);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn what_rests_for_its_bandwidth_is_not_idle() {
+    let daemon = start("bandwidth_per_allocation_bytes_per_sec = 20000\ntcp_idle_secs = 1");
+    let (mut client, _) = allocated(&daemon);
+    let (mut at_client, at_peer) = spliced(&daemon, &mut client, &Waiting::new());
+    // Half of it is over, too.
+    at_client.shutdown(Shutdown::Write).expect("no more from here");
+    let large = pattern(130_000);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (&at_peer).write_all(&large).expect("a write"));
+        expect(&mut at_client, &large);
+    });
+    daemon.stop();
 }
 
 #[test]

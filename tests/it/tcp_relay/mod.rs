@@ -14,7 +14,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::relay::client::Client;
-use crate::streams::{TLS, certify, connect, connect_tls};
+use crate::secure::{KEYS, certificate_for};
+use crate::streams::{connect, connect_tls};
 
 const CONFIG: &str = r#"
 [turn]
@@ -193,9 +194,9 @@ fn what_follows_the_request_at_once_is_the_peers() {
 
 #[test]
 fn data_connections_work_over_tls_beside_tcp() {
-    let setup = Setup::new(&format!("{CONFIG}{TLS}"))
+    let setup = Setup::new(&format!("{CONFIG}{KEYS}"))
         .variable("TURNCAST__TURN__LISTEN", "tls://127.0.0.1:0");
-    let config = certify(&setup, &[&rustls::version::TLS13]);
+    let config = certificate_for(setup.directory(), &[&rustls::version::TLS13]);
     let daemon = setup.start();
     let tls = daemon.turn_over("tls");
     let open = || connect_tls(tls, &config, &["stun.turn"]).expect("a handshake");

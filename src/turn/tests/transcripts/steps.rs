@@ -27,6 +27,11 @@ impl Script {
                 bench.shared.grants.revoke(&name);
                 bench.server.revoke(&name, &mut actions);
             }
+            ["host", ref addresses @ ..] => {
+                let now: Vec<_> =
+                    addresses.iter().map(|ip| ip.parse().expect("an address")).collect();
+                self.bench().shared.set_host_addresses(&now);
+            }
             ["close"] => self.bench().server.close_all(&mut actions),
             ["release"] => self.bench().server.release_reservations(),
             ["bound", result] => {
