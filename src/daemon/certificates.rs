@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Error, options, state};
 use crate::acme::{self, Challenges, Client, Facts, Hooks, Issued};
@@ -93,8 +94,25 @@ impl Certificate {
         &self.challenges
     }
 
-    /// Looks after it for ever; `reload` says that somebody has changed something.
+    /// Looks after it for ever; `reload` says that somebody has changed something. What is served
+    /// is good for weeks, so a panic in there cuts nobody off, but somebody has to be told.
     pub(super) async fn keep_fresh(self, reload: Arc<Notify>) {
+        let (served, metrics) = (self.served.clone(), Arc::clone(&self.metrics));
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(self.look_after(reload));
+        upkeep.join_next().await;
+        metrics.renewal(Renewal::Failed);
+        error!("nobody renews the certificate any more; this is a bug in turncast");
+        if let Some(served) = served {
+            served.note(Some(Trouble {
+                reason: "the renewal broke; this is a bug in turncast".to_owned(),
+                likely_cause: Some("a restart renews the certificate again".to_owned()),
+                next_try: None,
+            }));
+        }
+    }
+
+    async fn look_after(self, reload: Arc<Notify>) {
         match (self.upkeep, self.served) {
             (Upkeep::Files(files, read), Some(served)) => {
                 files.follow(read, &served, &self.metrics, &reload).await;
