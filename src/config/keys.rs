@@ -207,8 +207,9 @@ section! {
         permissions_per_allocation: u32 = Is("64"), Whole(1, 65_536);
         /// Channels at a time of one allocation.
         channels_per_allocation: u32 = Is("32"), Whole(1, 4096);
-        /// Peers that one allocation may add in a minute: permissions that it did not have. 0: no
-        /// limit.
+        /// Peers that one allocation may add in a minute: permissions that it did not have, and
+        /// Connect requests. All allocations of one user, or of one side of one link, deleted ones
+        /// too, may add as many times that number as there may be of them at a time. 0: no limit.
         new_peers_per_min: u32 = Is("120"), Whole(0, 1_000_000);
         /// The longest lifetime of an allocation between two refreshes.
         lifetime_secs_max: u32 = Is("3600"), Whole(1, 86_400);
