@@ -105,7 +105,8 @@ impl Server {
     }
 
     /// Handles a connection that `socket` has accepted on relay socket `relay` from `peer`. Unless
-    /// the client is told of it, the socket is closed at once.
+    /// the client is to be told of it, the socket is closed at once. When it cannot be told,
+    /// [`Server::untold`] closes what the result names.
     pub fn handle_incoming(
         &mut self,
         now: Now,
@@ -113,13 +114,25 @@ impl Server {
         peer: SocketAddr,
         socket: HeldSocket,
         actions: &mut Actions,
-    ) {
+    ) -> Option<ConnectionId> {
         match self.attempt(now, relay, peer, socket) {
-            Ok(indication) => {
+            Ok((id, indication)) => {
                 actions.push(indication);
                 self.expect_connections(now.instant + BIND_TIME);
+                Some(id)
             }
-            Err(dropped) => dropped.count(&self.metrics),
+            Err(dropped) => {
+                dropped.count(&self.metrics);
+                None
+            }
+        }
+    }
+
+    /// Closes a connection from a peer to relay socket `relay` that the client never heard of.
+    pub fn untold(&mut self, relay: RelayId, connection: ConnectionId) {
+        let (place, _) = Place::of(relay);
+        if let Some(tcp) = self.table.get(place).and_then(|own| own.tcp.as_ref()) {
+            tcp.own.forget(connection);
         }
     }
 
@@ -129,7 +142,7 @@ impl Server {
         relay: RelayId,
         source: SocketAddr,
         socket: HeldSocket,
-    ) -> Result<Action, Dropped> {
+    ) -> Result<(ConnectionId, Action), Dropped> {
         let (place, family) = Place::of(relay);
         let own = self.table.get(place).filter(|own| own.relays(family, now.instant));
         let own = own.ok_or(DropReason::NoAllocation)?;
@@ -142,7 +155,7 @@ impl Server {
         })?;
         let five_tuple = own.five_tuple;
         let bytes = connection_attempt::indication(&mut self.entropy, peer, id);
-        Ok(Action::Answer { five_tuple, bytes })
+        Ok((id, Action::Answer { five_tuple, bytes }))
     }
 
     /// Sees to it that a sweep comes when something of a TCP allocation is over at `at`.
