@@ -46,10 +46,11 @@ impl TcpSide {
         self.connecting.push(connecting);
     }
 
-    /// Ends everything of a family, whose relayed address is gone.
-    pub(super) fn end_family(&mut self, family: AddressFamily) {
-        self.connecting.retain(|connecting| connecting.family != family);
+    /// Ends everything of a family, whose relayed address is gone. Gives the Connect requests that
+    /// must still be answered.
+    pub(super) fn end_family(&mut self, family: AddressFamily) -> Vec<Connecting> {
         self.own.end_family(family);
+        self.connecting.extract_if(.., |connecting| connecting.family == family).collect()
     }
 
     fn take(&mut self, wanted: impl Fn(&Connecting) -> bool) -> Option<Connecting> {
@@ -102,6 +103,20 @@ impl Server {
         // §5.2: no connection came about => 447.
         tcp.own.forget(connection);
         self.refuse(&answering, &reject, Some(&connecting.key), actions);
+    }
+
+    /// Answers Connect requests of which nothing can come any more.
+    pub(super) fn refuse_connecting(
+        &mut self,
+        five_tuple: super::FiveTuple,
+        all: Vec<Connecting>,
+        actions: &mut Actions,
+    ) {
+        let reject = Why::ConnectFailed.into();
+        for connecting in all {
+            let answering = connecting.answering(five_tuple);
+            self.refuse(&answering, &reject, Some(&connecting.key), actions);
+        }
     }
 
     /// Handles a connection that `socket` has accepted on relay socket `relay` from `peer`. Unless
