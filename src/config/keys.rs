@@ -241,7 +241,8 @@ section! {
         tcp_connections: u32 = Is("1024"), Whole(1, 1_000_000);
         /// Those of one allocation.
         tcp_connections_per_allocation: u32 = Is("32"), Whole(1, 65_536);
-        /// Of those, the ones that are being made, or that the client has not fetched yet.
+        /// Of those, the ones that are being made, or that the client has not fetched yet. Half of
+        /// them, but one at least, may come from one peer.
         tcp_pending_per_allocation: u32 = Is("16"), Whole(1, 65_536);
         /// Bytes that wait on each side of such a connection for whoever reads slowly, or for the
         /// client to fetch it; then the sender is held up, and nothing is lost.
