@@ -274,8 +274,9 @@ section! {
         permissions_per_allocation: u32 = Is("64"), Whole(1, 65_536);
         /// Channels at a time of one allocation.
         channels_per_allocation: u32 = Is("32"), Whole(1, 4096);
-        /// Peers that one allocation may add in a minute: permissions that it did not have. 0: no
-        /// limit.
+        /// Peers that one allocation may add in a minute: permissions that it did not have, and
+        /// Connect requests. All allocations of one user, or of one side of one link, deleted ones
+        /// too, may add as many times that number as there may be of them at a time. 0: no limit.
         new_peers_per_min: u32 = Is("120"), Whole(0, 1_000_000);
         /// The longest lifetime of an allocation between two refreshes.
         lifetime_secs_max: u32 = Is("3600"), Whole(1, 86_400);
@@ -307,7 +308,8 @@ section! {
         tcp_connections: u32 = Is("1024"), Whole(1, 1_000_000);
         /// Those of one allocation.
         tcp_connections_per_allocation: u32 = Is("32"), Whole(1, 65_536);
-        /// Of those, the ones that are being made, or that the client has not fetched yet.
+        /// Of those, the ones that are being made, or that the client has not fetched yet. Half of
+        /// them, but one at least, may come from one peer.
         tcp_pending_per_allocation: u32 = Is("16"), Whole(1, 65_536);
         /// Bytes that wait on each side of such a connection for whoever reads slowly, or for the
         /// client to fetch it; then the sender is held up, and nothing is lost.
