@@ -219,7 +219,8 @@ section! {
         /// Another address of this host, for clients that look into the behaviour of the NATs on
         /// their way (RFC 5780): "IP", or "PUBLIC/LOCAL" behind a 1:1 NAT; one of each family. It
         /// is then listened on over UDP, too, and both addresses with a second port; what is not
-        /// in `listen` answers Binding requests only. Empty: such requests are refused.
+        /// in `listen` answers Binding requests only. A stranger's Binding request of 20 bytes then
+        /// gets 68 (IPv6: 116), charged to its prefix. Empty: such requests are refused.
         nat_discovery: List<RelayPair> = Empty(r#"["203.0.113.11"]"#),
             Text("\"IP\" or \"PUBLIC_IP/LOCAL_IP\", none of them unspecified or multicast");
         /// The second port of `nat_discovery`. 0: the one after that of `listen`.
