@@ -110,6 +110,12 @@ class Daemon {
     }
   }
 
+  /** Waits until it has looked after itself, as it does once after its start; that counts, too. */
+  async isSettled() {
+    await this.says("the doctor has seen every URL", START_MS);
+    return this.metrics();
+  }
+
   text() {
     return this.log.map((entry) => JSON.stringify(entry)).join("\n");
   }

@@ -92,14 +92,19 @@ export class Network {
 
   /** Gives the server and the clients IPv6 as well, which nobody translates. */
   async addIpv6() {
-    // Chromium gives up what it loads when an address comes: nothing may be added later, neither
-    // by a search for duplicates nor by routers, nor for the link alone.
     const enable = [
       "for conf in /proc/sys/net/ipv6/conf/*; do",
       "  for key in dad_transmits accept_dad accept_ra; do echo 0 > $conf/$key; done",
-      "  echo 1 > $conf/addr_gen_mode",
       "  echo 0 > $conf/disable_ipv6",
       "done",
+    ];
+    // Chromium gives up what it loads when an address comes: the link's own is the last one.
+    const settled = [
+      "for _ in $(seq 100); do",
+      "  ip -6 address show dev wan scope link | grep -q inet6 && exit",
+      "  sleep 0.05",
+      "done",
+      "exit 1",
     ];
     const add = (address, device) => `ip address add ${address}/64 dev ${device} nodad`;
     for (const part of ["srv", "ra", "rb", "a", "b"]) await this.#shell(part, enable);
@@ -117,6 +122,7 @@ export class Network {
       await this.#shell(which, [
         add(`2001:db8:${number}::2`, "wan"),
         `ip route add default via 2001:db8:${number}::1`,
+        ...settled,
       ]);
     }
   }
