@@ -182,18 +182,7 @@ impl StreamLink {
         let tcp = TcpStream::connect(server).expect("a connection");
         tcp.set_nodelay(true).expect("no delay");
         tcp.set_nonblocking(true).expect("a connection that does not block");
-        let tls = trust.map(|certificate| {
-            let mut roots = RootCertStore::empty();
-            roots.add(certificate.clone()).expect("a certificate");
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let config = ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .expect("versions of TLS")
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            let name = ServerName::try_from(crate::target::NAME).expect("a name");
-            ClientConnection::new(Arc::new(config), name).expect("a client of TLS")
-        });
+        let tls = trust.map(tls);
         Self { tcp, tls, unsent: Vec::new(), unread: Vec::new() }
     }
 
@@ -261,6 +250,20 @@ impl StreamLink {
             assert!(std::time::Instant::now() < deadline, "no answer over a stream");
         }
     }
+}
+
+/// The client's side of TLS.
+pub(crate) fn tls(trust: &CertificateDer<'static>) -> ClientConnection {
+    let mut roots = RootCertStore::empty();
+    roots.add(trust.clone()).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions of TLS")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(crate::target::NAME).expect("a name");
+    ClientConnection::new(Arc::new(config), name).expect("a client of TLS")
 }
 
 fn taken(result: std::io::Result<usize>) -> usize {

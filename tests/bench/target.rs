@@ -46,7 +46,9 @@ pub(crate) struct External {
 pub(crate) struct Target {
     pub(crate) name: &'static str,
     udp: SocketAddr,
+    /// TCP, TLS, and the certificate to trust.
     streams: Option<(SocketAddr, SocketAddr, CertificateDer<'static>)>,
+    web: Option<SocketAddr>,
     /// Of a TURN server.
     pub(crate) credential: Option<Credential>,
     process: Option<Process>,
@@ -68,15 +70,19 @@ impl Target {
 
     /// One worker, no limit that would bite, and a log as busy services have it.
     fn turncast(cores: Cores, profile: Option<&Path>) -> Self {
-        let ports = [free_port(), free_port()];
+        let (ports, web) = ([free_port(), free_port()], free_port());
         let config = format!(
             r#"
             state_dir = "state"
             log.level = "warn"
-            web.listen = ["127.0.0.1:0"]
-            admin.listen = []
             tls.certificate = "cert.pem"
             tls.key = "key.pem"
+            web.listen = ["127.0.0.1:{2}"]
+            web.limits.hellos_per_address_per_min = 1000000
+            web.limits.connections_per_address = 4096
+            admin.listen = []
+            broadcast.rooms = 100000
+            broadcast.grace_secs = 0
             [turn]
             listen = ["udp://127.0.0.1:{0}", "tcp://127.0.0.1:{0}", "tls://127.0.0.1:{1}"]
             relay_addresses = ["127.0.0.1"]
@@ -89,7 +95,7 @@ impl Target {
             connections_per_address = 4096
             unauthenticated_per_prefix_per_sec = 0
             "#,
-            ports[0], ports[1],
+            ports[0], ports[1], web
         );
         let made = directory("turncast.toml", &config);
         let mut command = match profile {
@@ -106,7 +112,8 @@ impl Target {
         // Only valgrind looks at PATH; a variable would override the configuration.
         let path = std::env::var_os("PATH").unwrap_or_default();
         command.current_dir(made.0.path()).env_clear().env("PATH", path);
-        Self::turn(OWN, command, cores, ports, made)
+        let target = Self::turn(OWN, command, cores, ports, made);
+        Self { web: Some(SocketAddr::from(([127, 0, 0, 1], web))), ..target }
     }
 
     /// Our daemon with its instructions counted; the file with the counts is there at its end.
@@ -159,6 +166,7 @@ impl Target {
             name,
             udp,
             streams: Some((udp, tls, certificate)),
+            web: None,
             credential: Some(credential),
             process: Some(process),
             _directory: Some(directory),
@@ -177,7 +185,7 @@ impl Target {
         BufReader::new(out).read_line(&mut line).expect("the forwarder says where it is");
         let udp = line.trim().parse().expect("an address");
         let process = Some(process);
-        Self { name, udp, streams: None, credential: None, process, _directory: None }
+        Self { name, udp, streams: None, web: None, credential: None, process, _directory: None }
     }
 
     fn external(external: &External) -> Self {
@@ -185,6 +193,7 @@ impl Target {
             name: EXTERNAL,
             udp: external.address,
             streams: None,
+            web: None,
             credential: Some(external.credential.clone()),
             process: external.process.map(Process::foreign),
             _directory: None,
@@ -201,6 +210,12 @@ impl Target {
     /// Where it listens for UDP.
     pub(crate) fn udp(&self) -> SocketAddr {
         self.udp
+    }
+
+    /// Where its pages are served, over TLS, and the certificate to trust.
+    pub(crate) fn web(&self) -> Option<(SocketAddr, CertificateDer<'static>)> {
+        let (.., certificate) = self.streams.as_ref()?;
+        Some((self.web?, certificate.clone()))
     }
 
     /// A client with an allocation.

@@ -56,13 +56,19 @@ impl Allocating {
         Self { socket, step: Step::Challenge }
     }
 
-    /// Goes on if an answer is there; whether that was the last one.
-    fn go_on(&mut self, credential: &Credential) -> bool {
+    /// Goes on if an answer is there; whether that was the last one. A port may come again before a
+    /// server has forgotten who had it; then another one is taken.
+    fn go_on(&mut self, target: &Target, credential: &Credential) -> bool {
         let mut buffer = [0; 1024];
         let Ok(len) = self.socket.recv(&mut buffer) else { return false };
         let answer = In::read(&buffer[..len]);
         let request = match &self.step {
+            Step::Challenge if answer.code() == 437 => {
+                *self = Self::start(target);
+                return false;
+            }
             Step::Challenge => {
+                assert_eq!(answer.code(), 401, "Allocate without a credential");
                 let account = Account::challenged(credential, &answer);
                 let request = account.sign(Out::allocate());
                 self.step = Step::Allocate(account);
@@ -97,7 +103,7 @@ fn allocation(target: &Target) -> Runner {
         let take = || {
             let mut running = running.borrow_mut();
             let before = running.len();
-            running.retain_mut(|one| !one.go_on(&credential));
+            running.retain_mut(|one| !one.go_on(target, &credential));
             (before - running.len()) as u64
         };
         measure(target, length, CLIENTS, send, take)

@@ -5,6 +5,7 @@ mod latency;
 mod memory;
 mod overload;
 pub(crate) mod packets;
+mod pages;
 mod streams;
 
 use std::time::Duration;
@@ -59,7 +60,7 @@ pub(crate) fn all() -> Vec<Cell> {
     let mut cells = packets::cells();
     cells.extend(control::cells());
     cells.extend(streams::cells());
-    cells.extend([latency::cell(), overload::cell(), memory::cell()]);
+    cells.extend([latency::cell(), overload::cell(), pages::cell(), memory::cell()]);
     cells
 }
 

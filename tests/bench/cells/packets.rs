@@ -18,7 +18,7 @@ pub(super) fn cells() -> Vec<Cell> {
     for clients in [1, 50, 500] {
         for payload in [172, 1200] {
             let name = format!("single {payload} B x {clients}");
-            let up = move |target: &Target| upwards(target, clients, payload, SINGLE);
+            let up = move |target: &Target| single(target, clients, payload);
             let cell = interleaved(Cell::new(name, PLAIN, up));
             cells.push(if clients == 50 { cell.quick() } else { cell });
         }
@@ -96,6 +96,11 @@ pub(crate) fn frame(payload: usize) -> Vec<u8> {
     let mut frame = header(payload).to_vec();
     frame.extend((0..payload).map(|index| index as u8));
     frame
+}
+
+/// Interleaved single packets to the peer.
+pub(super) fn single(target: &Target, count: usize, payload: usize) -> Runner {
+    upwards(target, count, payload, SINGLE)
 }
 
 fn upwards(target: &Target, count: usize, payload: usize, shape: Shape) -> Runner {
