@@ -211,6 +211,7 @@ fn tell(results: &Results, file: Option<&PathBuf>) {
 
 /// That everything here works, for `cargo test`: a cell of each kind until something has arrived.
 fn smoke() {
+    report::check();
     let cores = prepare();
     let kinds = ["single 172 B x 50", "merged", "Binding", "cycle", "TLS", "latency"];
     let wanted = |cell: &Cell| cell.quick && kinds.iter().any(|kind| cell.name.contains(kind));

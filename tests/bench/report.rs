@@ -180,3 +180,29 @@ impl Results {
         self.samples.iter().map(line).collect()
     }
 }
+
+/// Fails if medians, ratios or verdicts are not what they are called; a part of `cargo test`.
+pub(crate) fn check() {
+    let runs = |costs: [f64; 4]| costs.map(|cost| vec![("cost", cost)]).to_vec();
+    let samples = vec![
+        (OWN, runs([2.0, 4.0, 8.0, 1.0])),
+        ("mmsg", runs([3.0, 4.0, 4.0, 2.0])),
+        ("epoll", runs([9.0, 9.0, 9.0, 9.0])),
+    ];
+    let goals = Vec::new();
+    let results = Results { cell: "a cell".to_owned(), goals, samples };
+    // 0.5, 1, 1.5, 2: run by run, against the better of the two.
+    let ratio = |least| Goal::ratio("cost", &["epoll", "mmsg"], least);
+    for (goal, median, reached) in [
+        (ratio(1.25), 1.25, true),
+        (ratio(1.26), 1.25, false),
+        (Goal::most("cost", 3.0), 3.0, true),
+        (Goal::least("cost", 3.5), 3.0, false),
+        (Goal::within("cost", &["mmsg"], 1.0, -1.0), 3.0, false),
+        (Goal::within("cost", &["mmsg"], 1.0, -0.5), 3.0, true),
+    ] {
+        let (words, found, verdict) = results.verdict(&goal).expect("all of it is there");
+        assert_eq!((found.median, verdict), (median, reached), "{words}");
+    }
+    assert!(results.verdict(&Goal::ratio("cost", &["coturn"], 1.0)).is_none());
+}

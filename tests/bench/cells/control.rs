@@ -56,17 +56,17 @@ impl Allocating {
         Self { socket, step: Step::Challenge }
     }
 
-    /// Goes on if an answer is there; whether that was the last one. A port may come again before a
-    /// server has forgotten who had it; then another one is taken.
+    /// Goes on if an answer is there; whether that was the last one. A port may come again while
+    /// the allocation lives that somebody had there at the end of a run; then another is taken.
     fn go_on(&mut self, target: &Target, credential: &Credential) -> bool {
         let mut buffer = [0; 1024];
         let Ok(len) = self.socket.recv(&mut buffer) else { return false };
         let answer = In::read(&buffer[..len]);
+        if answer.code() == 437 {
+            *self = Self::start(target);
+            return false;
+        }
         let request = match &self.step {
-            Step::Challenge if answer.code() == 437 => {
-                *self = Self::start(target);
-                return false;
-            }
             Step::Challenge => {
                 assert_eq!(answer.code(), 401, "Allocate without a credential");
                 let account = Account::challenged(credential, &answer);
