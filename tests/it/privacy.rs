@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::harness::{Daemon, Setup};
 use crate::relay::client::{Client, Stream};
-use crate::streams::{TLS, certify, connect, connect_tls, read_to_end};
+use crate::secure::{KEYS, certificate_for};
+use crate::streams::{connect, connect_tls, read_to_end};
 use crate::tcp_relay::{Waiting, call, expect, expect_end};
 use crate::ws::Ws;
 
@@ -122,9 +123,9 @@ fn no_secret_and_no_raw_address_reaches_the_log() {
 
 #[test]
 fn neither_do_those_of_clients_over_tcp_and_tls_and_of_tcp_allocations() {
-    let setup = Setup::new(&format!("{}{TLS}", config()))
+    let setup = Setup::new(&format!("{}{KEYS}", config()))
         .variable("TURNCAST__TURN__LISTEN", "[\"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]");
-    let trusting = certify(&setup, &[&rustls::version::TLS13]);
+    let trusting = certificate_for(setup.directory(), &[&rustls::version::TLS13]);
     let daemon = setup.start();
     for transport in ["tcp", "tls"] {
         over_streams(&daemon, transport, &trusting);
