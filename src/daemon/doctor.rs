@@ -1,6 +1,6 @@
 //! The doctor's visits: by `turncast doctor`, and once after the start.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::doctor::{self, Report};
 use crate::metrics::Metrics;
 use crate::net::{Now, interface_addresses};
 use crate::telemetry::Secret;
-use crate::tls;
+use crate::tls::Certificates;
 use crate::web::TurnListener;
 
 /// What `turncast doctor` prints: of the daemon that runs with this state directory.
@@ -44,17 +44,40 @@ pub fn doctor(loaded: &Loaded, environment: &Environment) -> Result<Report, Erro
 
 /// The visit after the start.
 pub(super) struct Visit {
-    pub(super) asked: doctor::Options,
-    pub(super) metrics: Arc<Metrics>,
-    /// What `/healthz` shows of it.
-    pub(super) shown: watch::Sender<Value>,
+    /// `None` when nobody wants it.
+    asked: Option<doctor::Options>,
+    metrics: Arc<Metrics>,
+    shown: watch::Sender<Value>,
 }
 
 impl Visit {
+    /// A visit to the daemon with this state directory, which browsers reach at these listeners,
+    /// and what `/healthz` shows of it.
+    ///
+    /// # Errors
+    /// What keeps the state directory from being read.
+    pub(super) fn planned(
+        loaded: &Loaded,
+        directory: &Path,
+        (web, turn, served): (&[SocketAddr], &[TurnListener], Option<&Certificates>),
+        host: &[IpAddr],
+        metrics: &Arc<Metrics>,
+    ) -> Result<(Self, watch::Receiver<Value>), Error> {
+        let mut wanted = None;
+        if loaded.config.doctor_at_start {
+            let pages = report::pages(&loaded.config, web, host);
+            let urls = report::ice_urls(&loaded.config, pages.as_deref(), turn, served);
+            wanted = Some(asked(loaded, urls, doctors_secret(directory)?, host.to_vec()));
+        }
+        let (shown, seen) = watch::channel(Value::Null);
+        Ok((Self { asked: wanted, metrics: Arc::clone(metrics), shown }, seen))
+    }
+
     /// Looks at every URL once, and tells log, metrics and `/healthz`.
     pub(super) async fn pay(self) {
+        let Some(asked) = self.asked else { return };
         self.shown.send_replace(json!({ "state": "running" }));
-        let report = doctor::examine(self.asked).await;
+        let report = doctor::examine(asked).await;
         for finding in &report.findings {
             self.metrics.diagnosis(finding.diagnosis);
             let (listener, code) = (&finding.url, finding.diagnosis.text());
@@ -69,21 +92,6 @@ impl Visit {
         self.shown.send_replace(shown);
         info!(count = report.findings.len(), "the doctor has seen every URL");
     }
-}
-
-/// What the visit after the start looks at.
-///
-/// # Errors
-/// What keeps the state directory from being read.
-pub(super) fn at_start(
-    loaded: &Loaded,
-    directory: &Path,
-    pages: Option<&str>,
-    (turn, certificates): (&[TurnListener], Option<&tls::Certificates>),
-    host: &[IpAddr],
-) -> Result<doctor::Options, Error> {
-    let urls = report::ice_urls(&loaded.config, pages, turn, certificates);
-    Ok(asked(loaded, urls, doctors_secret(directory)?, host.to_vec()))
 }
 
 fn asked(

@@ -155,11 +155,6 @@ impl Offer {
         let open = self.certificates.challenge_open();
         Arc::clone(if open { &self.challenge } else { &self.normal })
     }
-
-    /// What clients think of the certificate now.
-    pub fn trust(&self) -> Trust {
-        self.certificates.trust()
-    }
 }
 
 #[derive(Debug)]

@@ -89,8 +89,8 @@ fn route(
 }
 
 /// Whether a browser may be told that this host is never to be asked without TLS: a name, with a
-/// certificate that browsers trust for it. One that learns it for `localhost` would apply it to every
-/// other server there.
+/// certificate that browsers trust for it. One that learns it for `localhost` would apply it to
+/// every other server there.
 fn is_pinned(web: &Web, host: &Host) -> bool {
     let options = &web.options;
     let trusted = |held: &tls::Certificates| held.are_trusted_for(host.name());
