@@ -73,17 +73,24 @@ impl Client {
         Self { link, relayed, account: None }
     }
 
-    /// Allocates: the challenge, then with a credential.
-    pub(crate) fn allocate(mut link: Link, credential: &Credential) -> Self {
+    /// Allocates: the challenge, then with a credential. `None` when the server still has an
+    /// allocation of somebody who had this port before.
+    pub(crate) fn allocate(mut link: Link, credential: &Credential) -> Option<Self> {
         let challenge = link.exchange(&Out::allocate().0);
+        if challenge.code() == 437 {
+            return None;
+        }
         assert_eq!(challenge.code(), 401, "an Allocate without a credential");
         let account = Account::challenged(credential, &challenge);
         let answer = link.exchange(&account.sign(Out::allocate()));
+        if answer.code() == 437 {
+            return None;
+        }
         assert!(answer.is(wire::SUCCESS, wire::ALLOCATE), "Allocate: {}", answer.code());
         let SocketAddr::V4(relayed) = answer.xor_address(wire::XOR_RELAYED_ADDRESS) else {
             panic!("a relayed address of IPv6");
         };
-        Self { link, relayed, account: Some(account) }
+        Some(Self { link, relayed, account: Some(account) })
     }
 
     /// Binds the channel to a peer.
@@ -102,7 +109,7 @@ impl Client {
 
     /// Ends the allocation.
     pub(crate) fn delete(mut self) {
-        let account = self.account.as_ref().expect("a client of a TURN server");
+        let account = self.account.take().expect("a client of a TURN server");
         let request = account.sign(Out::refresh(0));
         let answer = self.link.exchange(&request);
         assert!(answer.is(wire::SUCCESS, wire::REFRESH), "Refresh: {}", answer.code());
@@ -121,6 +128,16 @@ impl Client {
         match &mut self.link {
             Link::Stream(stream) => stream,
             Link::Datagrams(_) => panic!("a client over UDP"),
+        }
+    }
+}
+
+/// A server that outlives the cell need not keep what belonged to it.
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let (Some(account), Link::Datagrams(socket)) = (&self.account, &self.link) {
+            // Nobody waits for the answer.
+            let _ = socket.send(&account.sign(Out::refresh(0)));
         }
     }
 }

@@ -220,22 +220,22 @@ impl Target {
 
     /// A client with an allocation.
     pub(crate) fn client(&self, transport: Transport) -> Client {
-        let link = match (transport, &self.streams) {
+        let Some(credential) = &self.credential else {
+            let socket = client::socket(self.udp);
+            let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+            let relayed = client::register(&socket, nobody);
+            return Client::plain(Link::Datagrams(socket), relayed);
+        };
+        let link = || match (transport, &self.streams) {
+            (Transport::Udp, _) => Link::Datagrams(client::socket(self.udp)),
             (Transport::Tcp, Some((tcp, ..))) => StreamLink::connect(*tcp, None).into(),
             (Transport::Tls, Some((_, tls, trust))) => {
                 StreamLink::connect(*tls, Some(trust)).into()
             }
-            _ => Link::Datagrams(client::socket(self.udp)),
+            (_, None) => panic!("{} has no listener for streams", self.name),
         };
-        match (&self.credential, &link) {
-            (Some(credential), _) => Client::allocate(link, credential),
-            (None, Link::Datagrams(socket)) => {
-                let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-                let relayed = client::register(socket, nobody);
-                Client::plain(link, relayed)
-            }
-            (None, Link::Stream(_)) => panic!("a forwarder knows no streams"),
-        }
+        let client = (0..TRIES).find_map(|_| Client::allocate(link(), credential));
+        client.expect("a port that the server does not know")
     }
 
     /// What it has used of its core so far; zero for a server whose process is not known.
@@ -285,6 +285,9 @@ fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
+
+/// Ports that may belong to somebody already.
+const TRIES: usize = 100;
 
 const USERNAME: &str = "bench";
 const PASSWORD: &str = "only-on-loopback";
