@@ -33,6 +33,11 @@ fn version_and_help_succeed_and_bad_usage_is_2() {
     for command in ["run", "check", "doctor", "invite", "credentials", "config"] {
         assert!(setup.printed(&["--help"]).contains(command));
     }
+    for command in ["run", "check", "doctor", "invite", "credentials", "config"] {
+        let help = setup.printed(&[command, "--help"]);
+        let wide = help.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "a terminal has 80 columns: {command}");
+    }
     assert_fails(&setup, &["--no-such"], 2, &["--no-such", "Usage"]);
     assert_fails(&setup, &["chek"], 2, &["chek", "check"]);
     assert_fails(&setup, &["credentials"], 2, &["--name"]);
