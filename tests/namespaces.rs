@@ -362,3 +362,76 @@ fn a_mapping_that_lasts() {
     assert!(said.contains("RFC 5780 response 2") && !said.contains("timeout"), "{said}");
     daemon.stop();
 }
+
+/// What the doctor says beside the daemon: each URL's diagnosis, and everything.
+#[track_caller]
+fn doctor(network: &Network, setup: &Setup) -> (Vec<String>, String) {
+    let mut command = setup.command_in(&network.name("server"), &["doctor", "--json"]);
+    let Output { status, stdout, stderr } = command.output().expect("turncast runs");
+    let found: serde_json::Value = serde_json::from_slice(&stdout)
+        .unwrap_or_else(|err| panic!("{err}: {}{}", text(&stdout), text(&stderr)));
+    assert_eq!(status.success(), found["ok"] == true, "{found}");
+    let urls = found["urls"].as_array().expect("a list");
+    let diagnosis = |url: &serde_json::Value| url["diagnosis"].as_str().expect("a word").to_owned();
+    (urls.iter().map(diagnosis).collect(), found.to_string())
+}
+
+#[test]
+fn the_doctor_finds_what_a_firewall_stops() {
+    let network = Network::new("doctor", &[]);
+    let config = "public_host = \"203.0.113.10\"\n[tls]\nmode = \"off\"\n\
+                  [turn]\nrelay_ports = \"61000-61099\"\n";
+    let setup = Setup::new(config).variable("TURNCAST__TURN__LISTEN", "203.0.113.10:3478");
+    let daemon = setup.start_in(&network.name("server"));
+    let (found, all) = doctor(&network, &setup);
+    assert_eq!(found, ["relayed", "relayed"], "{all}");
+    for (rule, udp, tcp, next) in [
+        ("udp dport 3478 drop", "unreachable", "relayed", "open 3478/udp in the firewall"),
+        ("tcp dport 3478 drop", "relayed", "unreachable", "open 3478/tcp in the firewall"),
+        ("udp dport 61000-61099 drop", "not_relayed", "not_relayed", "turn.relay_ports"),
+    ] {
+        network.rules(
+            "server",
+            &format!(
+                "table ip wall {{
+                    chain in {{ type filter hook input priority 0; {rule}; }}
+                 }}"
+            ),
+        );
+        let (found, all) = doctor(&network, &setup);
+        assert_eq!(found, [udp, tcp], "{rule}: {all}");
+        assert!(all.contains(next), "{rule}: {all}");
+        network.shell("server", "nft delete table ip wall");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn the_doctor_behind_a_nat_says_what_it_cannot_know() {
+    let network = Network::behind_nat("docnat", &[]);
+    let config = "public_host = \"203.0.113.10\"\n[tls]\nmode = \"off\"\n";
+    let setup = Setup::new(config).variable("TURNCAST__TURN__LISTEN", "0.0.0.0:3478");
+    let daemon = setup.start_in(&network.name("server"));
+    let (found, all) = doctor(&network, &setup);
+    assert_eq!(found, ["unreachable", "unreachable"], "{all}");
+    assert!(all.contains("some NATs do not lead back whom they protect"), "{all}");
+    daemon.stop();
+    // A gate that leads back, and streams from an address that nobody outside reaches.
+    network.rules(
+        "gate",
+        "table ip back {
+            chain in { type nat hook prerouting priority dstnat;
+                iifname lan ip daddr 203.0.113.10 dnat to 10.9.0.2; }
+            chain out { type nat hook postrouting priority srcnat;
+                oifname lan ip saddr 10.9.0.0/24 masquerade; }
+         }",
+    );
+    for (pair, diagnosis) in [("10.9.0.2", "relay_address"), ("203.0.113.10/10.9.0.2", "relayed")] {
+        let setup = Setup::new(&format!("{config}[turn]\nrelay_addresses = \"{pair}\"\n"))
+            .variable("TURNCAST__TURN__LISTEN", "0.0.0.0:3478");
+        let daemon = setup.start_in(&network.name("server"));
+        let (found, all) = doctor(&network, &setup);
+        assert_eq!(found, [diagnosis, diagnosis], "{all}");
+        daemon.stop();
+    }
+}

@@ -19,11 +19,6 @@ impl Challenges {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
     }
 
-    /// Whether an authority may ask now.
-    pub fn is_open(&self) -> bool {
-        !self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
     /// Answers `token` until [`Challenges::close`].
     pub(super) fn open(&self, token: &str, key_authorization: &str) {
         let mut open = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +38,6 @@ mod tests {
     #[test]
     fn a_token_is_answered_while_it_is_open_and_nothing_else_is() {
         let challenges = Challenges::default();
-        assert!(!challenges.is_open());
         challenges.open("token", "token.thumbprint");
         let asked = |path: &str| challenges.clone().answer(path);
         assert_eq!(asked("/.well-known/acme-challenge/token").as_deref(), Some("token.thumbprint"));

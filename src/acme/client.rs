@@ -58,7 +58,7 @@ impl Client {
     /// was in the way.
     pub async fn run(mut self, wake: Arc<Notify>) {
         loop {
-            while let left @ 1.. = self.due().saturating_sub(Now::read().unix_secs) {
+            while let left @ 1.. = self.left(Now::read().unix_secs) {
                 // The wall clock may be set, and stands still for no sleeping computer.
                 let slept = sleep(Duration::from_secs(left.min(SLEEP_SECS_MAX)));
                 tokio::select! {
@@ -74,10 +74,11 @@ impl Client {
         }
     }
 
-    /// When there is something to do, in seconds since 1970.
-    fn due(&self) -> u64 {
+    /// How many seconds there is nothing to do.
+    fn left(&self, now: u64) -> u64 {
         let wanted = self.served.as_ref().map_or(0, |(kept, _)| kept.renew_at.min(kept.ask_at));
-        wanted.max(self.failure.as_ref().map_or(0, |failure| failure.next_try))
+        let next_try = self.failure.as_ref().map_or(0, |failure| failure.next_try);
+        wanted.saturating_sub(now).max(schedule::wait(next_try, now))
     }
 
     /// Gets a certificate, or notes why not.
@@ -173,7 +174,7 @@ impl Client {
                 let window = &suggested.suggested_window;
                 let (start, end) = (secs(window.start), secs(window.end));
                 let start = start.unwrap_or(0);
-                kept.renew_at = schedule::by_window(start, end.unwrap_or(start), dice());
+                kept.renew_at = schedule::by_window(start, end.unwrap_or(start), facts, dice());
                 kept.ask_at = schedule::ask_again(now, again.as_secs());
                 info!(
                     renew_at = Now::read().until(kept.renew_at),
@@ -196,7 +197,7 @@ impl Client {
         let failures = self.failure.as_ref().map_or(0, |failure| failure.failures) + 1;
         let wait = schedule::back_off(self.options.retry, failures, dice());
         let told = self.told.take();
-        let told = told.unwrap_or_default().min(TOLD_MAX);
+        let told = told.unwrap_or_default();
         let told_to_wait = told > wait;
         let wait = wait.max(told);
         let failure = Failure {
@@ -251,7 +252,5 @@ fn dice() -> u64 {
 const ATTEMPT_MAX: Duration = Duration::from_secs(600);
 /// How long the authority may take to say when to renew.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// As long as an authority tells us to wait, up to this.
-const TOLD_MAX: Duration = Duration::from_secs(8 * 86_400);
 const SLEEP_SECS_MAX: u64 = 600;
 const ASK_AFTER_FAILURE_SECS: u64 = 6 * 3600;

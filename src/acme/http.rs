@@ -4,11 +4,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http_body_util::Limited;
-use hyper::body::Bytes;
-use hyper::header::RETRY_AFTER;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body, Bytes};
+use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -19,6 +19,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
+
+use super::schedule::WAIT_MAX;
 
 /// A client that trusts the roots it was made with.
 pub(super) struct Http {
@@ -88,26 +90,108 @@ impl HttpClient for Http {
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
         let (sent, told) = (self.client.request(request), self.told.clone());
         Box::pin(async move {
-            let answer = match timeout(ANSWER_MAX, sent).await {
-                Ok(answer) => answer.map_err(|err| Error::Other(Box::new(err)))?,
-                Err(_) => return Err(Error::Other("the authority does not answer".into())),
-            };
-            if !answer.status().is_success() {
-                told.0.store(retry_after(&answer), Ordering::Relaxed);
+            let mut answer = whole(sent).await?;
+            let wait = retry_after(answer.headers(), SystemTime::now());
+            if let Some(wait) = wait {
+                // The client library adds the number to a time, however large it is.
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
             }
-            Ok(BytesResponse::from(answer.map(|body| Limited::new(body, BODY_BYTES_MAX))))
+            if !answer.status().is_success() {
+                told.0.store(wait.unwrap_or(0), Ordering::Relaxed);
+            }
+            let (parts, body) = answer.into_parts();
+            Ok(BytesResponse { parts, body: Box::new(body) })
         })
     }
 }
 
-/// The seconds of a Retry-After; a date is read by the client library where it matters, and taken
-/// for an hour here.
-fn retry_after<T>(answer: &Response<T>) -> u64 {
-    let value = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    value.map_or(0, |value| value.trim().parse().unwrap_or(3600))
+/// The answer with its whole body, within [`ANSWER_MAX`].
+async fn whole<B, E>(
+    sent: impl Future<Output = Result<Response<B>, E>>,
+) -> Result<Response<Bytes>, Error>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let whole = async {
+        let (head, body) = sent.await.map_err(|err| Error::Other(Box::new(err)))?.into_parts();
+        let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(Error::Other)?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    };
+    let late = |_| Error::Other("the authority does not answer".into());
+    timeout(ANSWER_MAX, whole).await.map_err(late)?
 }
 
-/// How long the head of an answer may take.
+/// The seconds of a Retry-After, a number or a date (RFC 9110, section 10.2.3), at most
+/// [`WAIT_MAX`].
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<u64> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match httpdate::parse_http_date(value) {
+        Ok(date) => date.duration_since(now).unwrap_or_default().as_secs(),
+        Err(_) if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) => {
+            return None;
+        }
+        // What is too long for a number is too long for us as well.
+        Err(_) => value.parse().unwrap_or(u64::MAX),
+    };
+    Some(wait.min(WAIT_MAX.as_secs()))
+}
+
+/// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// A chain of certificates takes a few thousand bytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body of which nothing ever comes.
+    struct Stalled;
+
+    impl Body for Stalled {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authority_that_stops_in_the_middle_is_not_waited_for() {
+        let sent = std::future::ready(Ok::<_, Infallible>(Response::new(Stalled)));
+        let outcome = timeout(ANSWER_MAX * 2, whole(sent)).await.expect("a deadline");
+        assert!(matches!(outcome, Err(Error::Other(_))));
+    }
+
+    #[test]
+    fn a_retry_after_is_a_number_or_a_date_and_has_a_bound() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let told = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
+            retry_after(&headers, now)
+        };
+        assert_eq!(told("120"), Some(120));
+        assert_eq!(told(" 0 "), Some(0));
+        assert_eq!(told("Sun, 06 Nov 1994 08:51:37 GMT"), Some(120));
+        assert_eq!(told("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0), "it is over");
+        let longest = Some(WAIT_MAX.as_secs());
+        assert_eq!(told("18446744073709551615"), longest);
+        assert_eq!(told("99999999999999999999999999"), longest);
+        assert_eq!(told("Fri, 31 Dec 9999 23:59:59 GMT"), longest);
+        for nothing in ["", "soon", "-1", "1.5"] {
+            assert_eq!(told(nothing), None, "{nothing:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+}

@@ -12,9 +12,19 @@ pub(super) fn by_life(facts: &Facts, dice: u64) -> u64 {
 }
 
 /// When to renew in the window that the authority suggests: anywhere in it, so that its customers
-/// do not come all at once (RFC 9773, section 4.2).
-pub(super) fn by_window(start: u64, end: u64, dice: u64) -> u64 {
-    start + dice % end.saturating_sub(start).max(1)
+/// do not come all at once (RFC 9773, section 4.2). A window after the certificate's end is none.
+pub(super) fn by_window(start: u64, end: u64, facts: &Facts, dice: u64) -> u64 {
+    if start >= facts.not_after {
+        return by_life(facts, dice);
+    }
+    start + dice % end.min(facts.not_after).saturating_sub(start).max(1)
+}
+
+/// How many seconds are left until `next_try`. We never wait for longer than [`WAIT_MAX`]: more
+/// than that was reckoned with a clock that was wrong, and the wait is over.
+pub(super) fn wait(next_try: u64, unix_secs: u64) -> u64 {
+    let left = next_try.saturating_sub(unix_secs);
+    if left > WAIT_MAX.as_secs() { 0 } else { left }
 }
 
 /// How long to wait after so many failures in a row: twice as long each time, at most
@@ -33,6 +43,8 @@ pub(super) fn ask_again(unix_secs: u64, seconds: u64) -> u64 {
 
 /// No certificate lives so shortly that trying less often would be too late.
 const RETRY_MAX: Duration = Duration::from_secs(6 * 3600);
+/// As long as an authority may tell us to wait, and longer than we wait by ourselves.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(8 * 86_400);
 const ASK_MIN: Duration = Duration::from_secs(60);
 const ASK_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -55,10 +67,31 @@ mod tests {
 
     #[test]
     fn anywhere_in_the_window_of_the_authority() {
+        let facts = Facts { not_before: 0, not_after: 3000, renewal_id: None };
+        let by_window = |start, end, dice| by_window(start, end, &facts, dice);
         assert_eq!(by_window(100, 200, 0), 100);
         assert_eq!(by_window(100, 200, 199), 199);
         assert_eq!(by_window(100, 100, u64::MAX), 100);
         assert_eq!(by_window(100, 50, 3), 100);
+    }
+
+    #[test]
+    fn no_window_outlasts_the_certificate() {
+        let facts = Facts { not_before: 0, not_after: 3000, renewal_id: None };
+        assert_eq!(by_window(3000, 9000, &facts, 7), 2007);
+        assert_eq!(by_window(u64::MAX - 1, u64::MAX, &facts, 0), 2000);
+        for dice in [0, 999, 5000, u64::MAX] {
+            assert!((2000..3000).contains(&by_window(2000, u64::MAX, &facts, dice)));
+        }
+    }
+
+    #[test]
+    fn a_wait_that_a_wrong_clock_has_set_is_over() {
+        assert_eq!(wait(1000, 900), 100);
+        assert_eq!(wait(1000, 2000), 0);
+        let longest = WAIT_MAX.as_secs();
+        assert_eq!(wait(1000 + longest, 1000), longest);
+        assert_eq!(wait(1001 + longest, 1000), 0, "the clock was set back");
     }
 
     #[test]

@@ -219,7 +219,8 @@ section! {
         /// Another address of this host, for clients that look into the behaviour of the NATs on
         /// their way (RFC 5780): "IP", or "PUBLIC/LOCAL" behind a 1:1 NAT; one of each family. It
         /// is then listened on over UDP, too, and both addresses with a second port; what is not
-        /// in `listen` answers Binding requests only. Empty: such requests are refused.
+        /// in `listen` answers Binding requests only. A stranger's Binding request of 20 bytes then
+        /// gets 68 (IPv6: 116), charged to its prefix. Empty: such requests are refused.
         nat_discovery: List<RelayPair> = Empty(r#"["203.0.113.11"]"#),
             Text("\"IP\" or \"PUBLIC_IP/LOCAL_IP\", none of them unspecified or multicast");
         /// The second port of `nat_discovery`. 0: the one after that of `listen`.
@@ -274,8 +275,9 @@ section! {
         permissions_per_allocation: u32 = Is("64"), Whole(1, 65_536);
         /// Channels at a time of one allocation.
         channels_per_allocation: u32 = Is("32"), Whole(1, 4096);
-        /// Peers that one allocation may add in a minute: permissions that it did not have. 0: no
-        /// limit.
+        /// Peers that one allocation may add in a minute: permissions that it did not have, and
+        /// Connect requests. All allocations of one user, or of one side of one link, deleted ones
+        /// too, may add as many times that number as there may be of them at a time. 0: no limit.
         new_peers_per_min: u32 = Is("120"), Whole(0, 1_000_000);
         /// The longest lifetime of an allocation between two refreshes.
         lifetime_secs_max: u32 = Is("3600"), Whole(1, 86_400);
@@ -307,7 +309,8 @@ section! {
         tcp_connections: u32 = Is("1024"), Whole(1, 1_000_000);
         /// Those of one allocation.
         tcp_connections_per_allocation: u32 = Is("32"), Whole(1, 65_536);
-        /// Of those, the ones that are being made, or that the client has not fetched yet.
+        /// Of those, the ones that are being made, or that the client has not fetched yet. Half of
+        /// them, but one at least, may come from one peer.
         tcp_pending_per_allocation: u32 = Is("16"), Whole(1, 65_536);
         /// Bytes that wait on each side of such a connection for whoever reads slowly, or for the
         /// client to fetch it; then the sender is held up, and nothing is lost.

@@ -176,6 +176,9 @@ fn relay(config: &Config, findings: &mut Findings) {
 fn browser_ports(config: &Config, findings: &mut Findings) {
     let listen = config.turn.listen.iter().map(|listen| ("turn.listen", listen.address.port()));
     let PublicPorts { tcp, udp } = config.public_ports;
+    // Every listener of the pages takes TURN; a port of the world's side stands for it.
+    let web = config.web.listen.iter().filter(|_| tcp.is_none());
+    let listen = listen.chain(web.map(|address| ("web.listen", address.port())));
     let public = [("public_ports.tcp", tcp), ("public_ports.udp", udp)];
     let public = public.into_iter().filter_map(|(key, port)| Some((key, port?)));
     for (key, port) in listen.chain(public) {

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Error, options, state};
 use crate::acme::{self, Challenges, Client, Facts, Hooks, Issued};
@@ -31,7 +32,8 @@ pub(super) struct Certificate {
 /// What has to be done for it.
 enum Upkeep {
     Nothing,
-    Files(Files),
+    /// With what the files were when they were read.
+    Files(Files, [Stamp; 2]),
     SelfSigned(SelfSigned),
     Acme(Box<Client>),
 }
@@ -53,8 +55,10 @@ impl Certificate {
             TlsMode::Off | TlsMode::Auto => (None, Upkeep::Nothing),
             TlsMode::Files => {
                 let files = Files::of(loaded);
+                // Before they are read: whatever changes after this is seen.
+                let stamps = files.stamps();
                 let served = Certificates::new(files.read()?, "files");
-                (Some(served), Upkeep::Files(files))
+                (Some(served), Upkeep::Files(files, stamps))
             }
             TlsMode::SelfSigned => {
                 let own = own();
@@ -90,11 +94,28 @@ impl Certificate {
         &self.challenges
     }
 
-    /// Looks after it for ever; `reload` says that somebody has changed something.
+    /// Looks after it for ever; `reload` says that somebody has changed something. What is served
+    /// is good for weeks, so a panic in there cuts nobody off, but somebody has to be told.
     pub(super) async fn keep_fresh(self, reload: Arc<Notify>) {
+        let (served, metrics) = (self.served.clone(), Arc::clone(&self.metrics));
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(self.look_after(reload));
+        upkeep.join_next().await;
+        metrics.renewal(Renewal::Failed);
+        error!("nobody renews the certificate any more; this is a bug in turncast");
+        if let Some(served) = served {
+            served.note(Some(Trouble {
+                reason: "the renewal broke; this is a bug in turncast".to_owned(),
+                likely_cause: Some("a restart renews the certificate again".to_owned()),
+                next_try: None,
+            }));
+        }
+    }
+
+    async fn look_after(self, reload: Arc<Notify>) {
         match (self.upkeep, self.served) {
-            (Upkeep::Files(files), Some(served)) => {
-                files.follow(&served, &self.metrics, &reload).await;
+            (Upkeep::Files(files, read), Some(served)) => {
+                files.follow(read, &served, &self.metrics, &reload).await;
             }
             (Upkeep::SelfSigned(own), Some(served)) => own.renew(&served, &self.metrics).await,
             (Upkeep::Acme(client), _) => client.run(reload).await,
@@ -135,12 +156,18 @@ impl Files {
         })
     }
 
-    /// Serves the files anew whenever they have changed, and when `reload` says so. Two files
-    /// cannot be replaced at once: they are read when a tick has seen them as the one before did.
-    async fn follow(self, served: &Certificates, metrics: &Metrics, reload: &Notify) {
+    /// Serves the files anew whenever they are no more what was `read`, and when `reload` says so.
+    /// Two files cannot be replaced at once: they are read when a tick has seen them as the one
+    /// before did.
+    async fn follow(
+        self,
+        mut read: [Stamp; 2],
+        served: &Certificates,
+        metrics: &Metrics,
+        reload: &Notify,
+    ) {
         let mut ticks = interval(FILES_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut read = self.stamps();
         let mut last = read;
         loop {
             let asked = tokio::select! {

@@ -1,6 +1,6 @@
 //! The doctor's visits: by `turncast doctor`, and once after the start.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::doctor::{self, Report};
 use crate::metrics::Metrics;
 use crate::net::{Now, interface_addresses};
 use crate::telemetry::Secret;
-use crate::tls;
+use crate::tls::Certificates;
 use crate::web::TurnListener;
 
 /// What `turncast doctor` prints: of the daemon that runs with this state directory.
@@ -51,17 +51,40 @@ pub fn doctor(loaded: &Loaded, environment: &Environment) -> Result<Report, Erro
 
 /// The visit after the start.
 pub(super) struct Visit {
-    pub(super) asked: doctor::Options,
-    pub(super) metrics: Arc<Metrics>,
-    /// What `/healthz` shows of it.
-    pub(super) shown: watch::Sender<Value>,
+    /// `None` when nobody wants it.
+    asked: Option<doctor::Options>,
+    metrics: Arc<Metrics>,
+    shown: watch::Sender<Value>,
 }
 
 impl Visit {
+    /// A visit to the daemon with this state directory, which browsers reach at these listeners,
+    /// and what `/healthz` shows of it.
+    ///
+    /// # Errors
+    /// What keeps the state directory from being read.
+    pub(super) fn planned(
+        loaded: &Loaded,
+        directory: &Path,
+        (web, turn, served): (&[SocketAddr], &[TurnListener], Option<&Certificates>),
+        host: &[IpAddr],
+        metrics: &Arc<Metrics>,
+    ) -> Result<(Self, watch::Receiver<Value>), Error> {
+        let mut wanted = None;
+        if loaded.config.doctor_at_start {
+            let pages = report::pages(&loaded.config, web, host);
+            let urls = report::ice_urls(&loaded.config, pages.as_deref(), turn, served);
+            wanted = Some(asked(loaded, urls, doctors_secret(directory)?, host.to_vec()));
+        }
+        let (shown, seen) = watch::channel(Value::Null);
+        Ok((Self { asked: wanted, metrics: Arc::clone(metrics), shown }, seen))
+    }
+
     /// Looks at every URL once, and tells log, metrics and `/healthz`.
     pub(super) async fn pay(self) {
+        let Some(asked) = self.asked else { return };
         self.shown.send_replace(json!({ "state": "running" }));
-        let report = doctor::examine(self.asked).await;
+        let report = doctor::examine(asked).await;
         for finding in &report.findings {
             self.metrics.diagnosis(finding.diagnosis);
             let (listener, code) = (&finding.url, finding.diagnosis.text());
@@ -76,21 +99,6 @@ impl Visit {
         self.shown.send_replace(shown);
         info!(count = report.findings.len(), "the doctor has seen every URL");
     }
-}
-
-/// What the visit after the start looks at.
-///
-/// # Errors
-/// What keeps the state directory from being read.
-pub(super) fn at_start(
-    loaded: &Loaded,
-    directory: &Path,
-    pages: Option<&str>,
-    (turn, certificates): (&[TurnListener], Option<&tls::Certificates>),
-    host: &[IpAddr],
-) -> Result<doctor::Options, Error> {
-    let urls = report::ice_urls(&loaded.config, pages, turn, certificates);
-    Ok(asked(loaded, urls, doctors_secret(directory)?, host.to_vec()))
 }
 
 fn asked(
@@ -120,3 +128,31 @@ pub(super) fn doctors_secret(directory: &Path) -> Result<Secret<String>, Error> 
 
 /// How long a credential of the doctor is good for a new allocation.
 const CREDENTIAL_SECS: u64 = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::Entropy;
+
+    #[test]
+    fn the_doctors_secret_is_each_daemons_own_and_not_the_key_it_follows_from() {
+        let secret = |seed: u8| {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("state");
+            let mut entropy = Entropy::from_seed([seed; 32]);
+            let state = state::State::open(path, &mut entropy).expect("a state directory");
+            let secret = || doctors_secret(state.directory()).expect("a key").expose().clone();
+            let key = std::fs::read_to_string(state.directory().join("hub.key")).expect("a key");
+            assert_eq!(secret(), secret());
+            assert_eq!(secret().len(), 64);
+            assert!(!secret().contains(key.trim()));
+            std::fs::write(state.directory().join("hub.key"), "").expect("written");
+            assert!(doctors_secret(state.directory()).is_err(), "no key, no secret");
+            std::fs::remove_file(state.directory().join("hub.key")).expect("removed");
+            assert!(doctors_secret(state.directory()).is_err(), "no key, no secret");
+            let _ = std::fs::write(state.directory().join("hub.key"), key);
+            secret()
+        };
+        assert_ne!(secret(1), secret(2));
+    }
+}

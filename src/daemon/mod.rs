@@ -85,8 +85,8 @@ pub enum Error {
     #[error("there are no pages: web.listen is empty")]
     NoPages,
     /// `turncast doctor` without a daemon.
-    #[error("no daemon runs with the state directory {}: start it (turncast run, or systemctl start \
-             turncast), or set state_dir to the directory that it uses", directory.display())]
+    #[error("no daemon runs with the state directory {}: start it (turncast run, or systemctl \
+             start turncast), or set state_dir to the directory that it uses", directory.display())]
     NotRunning {
         /// The directory.
         directory: PathBuf,

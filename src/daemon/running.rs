@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -17,7 +18,7 @@ use super::pages::{Bound, Pages, Surroundings};
 use super::report::{self, Listeners};
 use super::state::State;
 use super::supervise::{self, Signals};
-use super::{Error, doctor, options, state};
+use super::{Error, options, state};
 use crate::config::Loaded;
 use crate::credentials::{Entropy, Grants};
 use crate::metrics::{Heartbeats, Metrics};
@@ -65,14 +66,8 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let around_clients = (&turn_gate, &*heartbeats);
     let mut clients = Clients::serve(streams, &relay.streams(), tls.as_ref(), around_clients);
     let turn = options::reached(config, &listeners.web, &listeners.turn);
-    let (shown, diagnosis) = watch::channel(serde_json::Value::Null);
-    let visit = config.doctor_at_start.then(|| {
-        let pages = report::pages(config, &listeners.web, &host);
-        let served = (&*turn, tls.as_ref());
-        doctor::at_start(loaded, state.directory(), pages.as_deref(), served, &host)
-    });
-    let visit = visit.transpose()?;
-    let visit = visit.map(|asked| Visit { asked, metrics: Arc::clone(&metrics), shown });
+    let reached = (&*listeners.web, &*turn, tls.as_ref());
+    let (visit, diagnosis) = Visit::planned(loaded, state.directory(), reached, &host, &metrics)?;
     let around = Surroundings {
         loaded,
         state: state.directory().to_owned(),
@@ -91,37 +86,31 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let mut pages = Pages::serve(bound, around);
     say_ready(loaded, (&listeners, &turn), &host, state)?;
     supervise::notify(NotifyState::Ready);
-    let watch = tokio::spawn(supervise::watch(heartbeats));
-    let follow = tokio::spawn(follow);
-    let visit = tokio::spawn(async move {
-        if let Some(visit) = visit {
-            visit.pay().await;
-        }
-    });
     let reload = Arc::new(Notify::new());
-    let fresh = tokio::spawn(certificate.keep_fresh(Arc::clone(&reload)));
+    // Ended when it is dropped.
+    let mut background = JoinSet::new();
+    background.spawn(supervise::watch(heartbeats));
+    background.spawn(follow);
+    background.spawn(certificate.keep_fresh(Arc::clone(&reload)));
+    background.spawn(visit.pay());
     let result = tokio::select! {
         () = signals.stop(&reload) => Ok(()),
         () = pages.ended() => Err(Error::Ended("a listener of the pages")),
         () = clients.ended() => Err(Error::Ended("a listener of the relay")),
     };
-    supervise::notify(NotifyState::Stopping);
-    info!("stopping");
     let deadline = Duration::from_secs(u64::from(config.shutdown_secs));
     tokio::select! {
         () = stop(pages, clients, relay, deadline) => {}
         () = signals.interrupted_again() => return Err(Error::Interrupted),
     }
-    watch.abort();
-    follow.abort();
-    visit.abort();
-    fresh.abort();
     info!("stopped");
     result
 }
 
 /// The ordered stop: pages and hub first, so that everybody hears why; the relay last.
 async fn stop(pages: Pages, clients: Clients, relay: Relay, deadline: Duration) {
+    supervise::notify(NotifyState::Stopping);
+    info!("stopping");
     let end = Instant::now() + deadline;
     clients.stop();
     // The relay keeps a share of the time, whatever the pages take.

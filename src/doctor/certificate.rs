@@ -57,7 +57,10 @@ impl Judgement {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 Self::OtherHost
             }
-            CertificateError::UnknownIssuer => Self::UnknownAuthority,
+            // A bad signature: an authority of the same name is known, but it is another one.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                Self::UnknownAuthority
+            }
             _ => Self::Broken,
         }
     }

@@ -242,7 +242,7 @@ fn inside_tls_the_same_is_told_whatever_the_alpn_said() {
 
 #[test]
 fn nothing_is_served_within_a_challenge_of_an_authority() {
-    let edge = Edge::start(Limits::default());
+    let mut edge = Edge::start(Limits::default());
     assert!(edge.secure(edge.connect(), &["acme-tls/1"]).is_err(), "none is open");
     let (chain, key) = &edge.pem;
     edge.certificates.open_challenge(NAME, chain, key.expose()).expect("a pair");
@@ -250,8 +250,12 @@ fn nothing_is_served_within_a_challenge_of_an_authority() {
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"acme-tls/1"[..]));
     let _ = stream.write_all(GET);
     let mut rest = Vec::new();
-    let _ = stream.read_to_end(&mut rest);
-    assert_eq!(rest, b"");
+    let ended = stream.read_to_end(&mut rest);
+    let late = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!late && rest.is_empty(), "it is closed at once and without a word");
+    drop(stream);
+    let (peer, _) = edge.say(&[GET]);
+    assert!(!peer.tls, "nobody was handed what came before");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::{Error, Pair, Trust, pair};
+use crate::net::Now;
 
 /// The protocol by which an authority asks for a challenge certificate (RFC 8737, section 6.1).
 /// Nothing is ever said inside it.
@@ -67,10 +68,11 @@ impl Certificates {
     }
 
     /// Whether a client that asks for `host`, a name or an IP address without brackets, will trust
-    /// the pair that is served now.
+    /// the pair that is served now. One that could not be renewed in time ends while it is served.
     pub fn are_trusted_for(&self, host: &str) -> bool {
         let served = self.served();
-        served.trust() == Trust::Trusted && served.covers(host)
+        let lasts = served.not_after().is_none_or(|end| end > Now::read().unix_secs);
+        served.trust() == Trust::Trusted && lasts && served.covers(host)
     }
 
     /// Answers a challenge by tls-alpn-01 (RFC 8737) for the SNI `name` with this certificate and
@@ -152,11 +154,6 @@ impl Offer {
     pub fn server_config(&self) -> Arc<ServerConfig> {
         let open = self.certificates.challenge_open();
         Arc::clone(if open { &self.challenge } else { &self.normal })
-    }
-
-    /// What clients think of the certificate now.
-    pub fn trust(&self) -> Trust {
-        self.certificates.trust()
     }
 }
 

@@ -209,3 +209,20 @@ fn what_names_a_certificate_is_found_in_it() {
         assert_eq!(renewal_id(&der[..len]), None, "a certificate cut to {len} bytes");
     }
 }
+
+#[test]
+fn a_certificate_that_has_ended_is_trusted_by_nobody() {
+    let key = KeyPair::generate().expect("a key");
+    let trusted = |end: i32| {
+        let mut params =
+            CertificateParams::new(vec!["live.example".to_owned()]).expect("parameters");
+        params.not_before = date_time_ymd(2010, 1, 1);
+        params.not_after = date_time_ymd(end, 1, 1);
+        let chain = params.self_signed(&key).expect("a certificate").pem();
+        let pair = super::Pair::from_pem(&chain, &key.serialize_pem(), super::Trust::Trusted);
+        let served = super::Certificates::new(pair.expect("a pair"), "acme");
+        served.are_trusted_for("live.example")
+    };
+    assert!(trusted(4000));
+    assert!(!trusted(2020), "browsers look at the date, too");
+}

@@ -1,4 +1,5 @@
-//! The bandwidth of all allocations together, without a lock: one atomic that every worker moves.
+//! The bandwidth of all allocations together, and what else many share: without a lock, one atomic
+//! that every worker moves.
 //!
 //! The atomic is the time at which the bucket would be full again (the virtual scheduling form of
 //! a token bucket): a packet moves it on by what it costs, and is refused when that leads more
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 /// At least one datagram of any size passes a full bucket.
 const BURST_BYTES_MIN: u64 = 65_536;
 const NANOS_PER_SEC: u64 = 1_000_000_000;
+/// What one piece costs of a bucket that counts by the minute.
+const PIECE_UNITS: u64 = 60;
 
 /// The bytes that a rate may be ahead: those of one second.
 pub(super) fn burst_bytes(bytes_per_sec: u64) -> u64 {
@@ -18,6 +21,7 @@ pub(super) fn burst_bytes(bytes_per_sec: u64) -> u64 {
 }
 
 /// A token bucket that all workers share.
+#[derive(Debug)]
 pub(super) struct SharedBucket {
     bytes_per_sec: u64,
     burst_nanos: u64,
@@ -35,6 +39,18 @@ impl SharedBucket {
         let burst_nanos = cost_nanos(burst_bytes(bytes_per_sec), bytes_per_sec);
         let (full_at, turn_at) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { bytes_per_sec, burst_nanos, start: OnceLock::new(), full_at, turn_at }
+    }
+
+    /// A full bucket of `per_min` pieces, which a minute fills; 0 turns it off.
+    pub(super) fn of_a_minute(per_min: u64) -> Self {
+        // As many units a second as pieces a minute.
+        let burst_nanos = PIECE_UNITS * NANOS_PER_SEC;
+        Self { burst_nanos, ..Self::new(per_min) }
+    }
+
+    /// Takes `pieces` of [`Self::of_a_minute`] when they are there.
+    pub(super) fn try_pieces(&self, pieces: usize, now: Instant) -> bool {
+        self.try_take(pieces.saturating_mul(PIECE_UNITS as usize), now)
     }
 
     /// Whether all that was taken before `now` has been made up for.

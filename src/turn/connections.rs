@@ -50,6 +50,8 @@ struct Owner {
 struct Entry {
     owner: u64,
     peer: SocketAddr,
+    /// The peer made it, not the client.
+    is_incoming: bool,
     stage: Stage,
 }
 
@@ -141,12 +143,25 @@ fn end(removed: impl IntoIterator<Item = Entry>) {
 }
 
 impl Table {
-    fn room(&self, limits: &TcpLimits, owner: u64, peer: SocketAddr) -> Result<(), NoRoom> {
+    fn room(
+        &self,
+        limits: &TcpLimits,
+        owner: u64,
+        peer: SocketAddr,
+        is_incoming: bool,
+    ) -> Result<(), NoRoom> {
         let own = self.owners.get(&owner).map_or(&[][..], |owner| &owner.ids);
         let own = || own.iter().filter_map(|id| self.by_id.get(id));
         let is_pending = |entry: &&Entry| !matches!(entry.stage, Stage::Bound(_));
         if own().any(|entry| entry.peer == peer) {
             return Err(NoRoom::Exists);
+        }
+        // Nobody sees that who waits has gone, so one peer that comes and goes leaves the others,
+        // and the client, half of what may wait.
+        let of_peer = own().filter(is_pending).filter(|entry| entry.is_incoming);
+        let of_peer = of_peer.filter(|entry| entry.peer.ip() == peer.ip()).count();
+        if is_incoming && of_peer >= (limits.pending_per_allocation as usize / 2).max(1) {
+            return Err(NoRoom::Full(Limit::TcpPendingPerAllocation));
         }
         for (count, most, limit) in [
             (
@@ -199,7 +214,7 @@ impl OwnConnections {
     /// Whether there is a connection to `peer`, pending or not.
     pub(super) fn has(&self, peer: SocketAddr) -> bool {
         let table = self.connections.lock();
-        let room = table.room(&self.connections.limits, self.number, peer);
+        let room = table.room(&self.connections.limits, self.number, peer, false);
         room == Err(NoRoom::Exists)
     }
 
@@ -209,7 +224,7 @@ impl OwnConnections {
         entropy: &mut Entropy,
         peer: SocketAddr,
     ) -> Result<ConnectionId, NoRoom> {
-        self.add(entropy, peer, Stage::Connecting)
+        self.add(entropy, peer, false, Stage::Connecting)
     }
 
     /// A connection that came from `peer` at `now`, and waits for its ConnectionBind.
@@ -220,7 +235,7 @@ impl OwnConnections {
         socket: HeldSocket,
         now: Instant,
     ) -> Result<ConnectionId, NoRoom> {
-        self.add(entropy, peer, Stage::Waiting { socket, until: now + BIND_TIME })
+        self.add(entropy, peer, true, Stage::Waiting { socket, until: now + BIND_TIME })
     }
 
     /// The connection `id` was made at `now`, and waits for its ConnectionBind; false when nobody
@@ -262,11 +277,12 @@ impl OwnConnections {
         &self,
         entropy: &mut Entropy,
         peer: SocketAddr,
+        is_incoming: bool,
         stage: Stage,
     ) -> Result<ConnectionId, NoRoom> {
         let mut table = self.connections.lock();
-        table.room(&self.connections.limits, self.number, peer)?;
-        Ok(table.add(entropy, Entry { owner: self.number, peer, stage }))
+        table.room(&self.connections.limits, self.number, peer, is_incoming)?;
+        Ok(table.add(entropy, Entry { owner: self.number, peer, is_incoming, stage }))
     }
 
     fn release(&self, ends: impl Fn(&Entry) -> bool) {

@@ -111,12 +111,13 @@ impl Server {
         let Some(half) = own.take_half(family) else { return };
         log_end(own, &half, why);
         own.peers.forget(family);
-        if let Some(tcp) = &mut own.tcp {
-            tcp.end_family(family);
-        }
         // What the first answer said is no longer so: the request that made it is over.
         own.answer.clear();
+        let five_tuple = own.five_tuple;
+        let connecting = own.tcp.as_mut().map(|tcp| tcp.end_family(family));
         actions.push(Action::Close { relay: place.relay(family) });
+        // RFC 6062, §5.2: no connection came about => 447.
+        self.refuse_connecting(five_tuple, connecting.unwrap_or_default(), actions);
     }
 }
 

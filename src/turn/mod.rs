@@ -137,7 +137,8 @@ pub struct Limits {
     pub permissions_per_allocation: u32,
     /// Channels of one allocation.
     pub channels_per_allocation: u32,
-    /// Peers that one allocation may add in a minute; 0: no limit.
+    /// Peers that one allocation may add in a minute, and all of one payer as many times that as
+    /// there may be of them; 0: no limit.
     pub new_peers_per_min: u32,
     /// The longest lifetime granted, in seconds.
     pub lifetime_secs_max: u32,

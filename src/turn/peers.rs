@@ -8,9 +8,11 @@
 //! one comparison.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Limits;
+use super::bandwidth::SharedBucket;
 use super::policy::CanonicalPeer;
 use crate::net::TokenBucket;
 use crate::stun::control::AddressFamily;
@@ -31,6 +33,8 @@ pub(super) struct Peers {
     channels_by_peer: Vec<(SocketAddr, u16)>,
     /// How many more may be added now; there once one was.
     new_peers: Option<TokenBucket>,
+    /// The same for all allocations of its payer together; it outlives them.
+    of_payer: Option<Arc<SharedBucket>>,
 }
 
 /// How many permissions and channels there may be, and how fast they may come.
@@ -104,6 +108,11 @@ impl Channel {
 }
 
 impl Peers {
+    /// None yet; what is added is also taken out of `of_payer`.
+    pub(super) fn new(of_payer: Option<Arc<SharedBucket>>) -> Self {
+        Self { of_payer, ..Self::default() }
+    }
+
     /// The permission for `ip`, if it lives.
     #[inline]
     pub(super) fn permission(&self, ip: IpAddr, now: Instant) -> Option<&Permission> {
@@ -152,14 +161,21 @@ impl Peers {
         Ok(())
     }
 
-    /// Takes `added` tokens out of the bucket of new peers, which a minute fills.
+    /// Takes `added` tokens out of both buckets of new peers, which a minute fills, or out of none.
     pub(super) fn pay_for(&mut self, added: usize, per_min: u32, now: Instant) -> bool {
         if per_min == 0 || added == 0 {
             return true;
         }
         let burst = f64::from(per_min);
         let bucket = self.new_peers.get_or_insert_with(|| TokenBucket::full(burst, now));
-        bucket.try_take(added as f64, burst / 60.0, burst, now)
+        let of_payer = self.of_payer.as_ref();
+        let mut rest = *bucket;
+        let paid = rest.try_take(added as f64, burst / 60.0, burst, now)
+            && of_payer.is_none_or(|bucket| bucket.try_pieces(added, now));
+        if paid {
+            *bucket = rest;
+        }
+        paid
     }
 
     /// Whether neither `number` nor `address` is bound otherwise. What has expired is free.

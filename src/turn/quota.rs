@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Limits;
 use super::bandwidth::SharedBucket;
@@ -28,6 +28,8 @@ pub(super) struct Quota {
     in_all: u32,
     /// Payload bytes a second of one payer; 0: no limit.
     bytes_per_sec: u64,
+    /// Peers that one allocation may add in a minute; 0: no limit.
+    new_peers_per_min: u32,
     taken: Mutex<Taken>,
 }
 
@@ -35,24 +37,42 @@ pub(super) struct Quota {
 struct Taken {
     in_all: u32,
     /// Keyed by payer. Whoever is in it has authenticated, so strangers cannot grow it. An entry
-    /// without units stays while its bandwidth is not made up for: else an allocation that is
-    /// deleted and made again would come with a full bucket.
+    /// without units stays while its buckets are not full again: else an allocation that is
+    /// deleted and made again would come with full ones.
     by_payer: HashMap<Payer, Account>,
     /// Entries without units.
     idle: usize,
+    /// Those are looked at no sooner.
+    sweep_at: Option<Instant>,
 }
 
 /// What one payer has taken.
 struct Account {
     units: u32,
-    bandwidth: Arc<SharedBucket>,
+    buckets: Buckets,
 }
+
+/// What all allocations of one payer share.
+#[derive(Clone)]
+struct Buckets {
+    bandwidth: Arc<SharedBucket>,
+    new_peers: Arc<SharedBucket>,
+}
+
+impl Buckets {
+    fn are_full(&self, now: Instant) -> bool {
+        self.bandwidth.is_full(now) && self.new_peers.is_full(now)
+    }
+}
+
+/// Payers without units are looked at this far apart, however many allocations come.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One allocation's share of the quota, given back on drop.
 pub(super) struct QuotaUnit {
     quota: Arc<Quota>,
     payer: Payer,
-    bandwidth: Arc<SharedBucket>,
+    buckets: Buckets,
 }
 
 impl Quota {
@@ -62,6 +82,7 @@ impl Quota {
             per_grant: limits.allocations_per_link,
             in_all: limits.allocations,
             bytes_per_sec: limits.bandwidth_per_user_bytes_per_sec,
+            new_peers_per_min: limits.new_peers_per_min,
             taken: Mutex::default(),
         })
     }
@@ -89,14 +110,22 @@ impl Quota {
             return Err(Limit::Allocations);
         }
         taken.in_all += 1;
-        let fresh =
-            || Account { units: 0, bandwidth: Arc::new(SharedBucket::new(self.bytes_per_sec)) };
+        let fresh = || Account { units: 0, buckets: self.full_buckets(allowed) };
         let is_back = own == 0 && taken.by_payer.contains_key(&payer);
         taken.idle -= usize::from(is_back);
         let account = taken.by_payer.entry(payer.clone()).or_insert_with(fresh);
         account.units += 1;
-        let bandwidth = Arc::clone(&account.bandwidth);
-        Ok(QuotaUnit { quota: Arc::clone(self), payer, bandwidth })
+        let buckets = account.buckets.clone();
+        Ok(QuotaUnit { quota: Arc::clone(self), payer, buckets })
+    }
+
+    /// Those of a payer who may have `allowed` allocations at a time.
+    fn full_buckets(&self, allowed: u32) -> Buckets {
+        let new_peers = u64::from(self.new_peers_per_min) * u64::from(allowed);
+        Buckets {
+            bandwidth: Arc::new(SharedBucket::new(self.bytes_per_sec)),
+            new_peers: Arc::new(SharedBucket::of_a_minute(new_peers)),
+        }
     }
 
     /// The units of all payers together, and the number of payers that have any.
@@ -121,10 +150,11 @@ impl Quota {
 }
 
 impl Taken {
-    /// Lets go of payers without units whose bandwidth is made up for.
+    /// Lets go of payers without units whose buckets are full again.
     fn forget_idle(&mut self, now: Instant) {
-        if self.idle > 0 {
-            self.by_payer.retain(|_, own| own.units > 0 || !own.bandwidth.is_full(now));
+        if self.idle > 0 && self.sweep_at.is_none_or(|at| at <= now) {
+            self.sweep_at = Some(now + SWEEP_INTERVAL);
+            self.by_payer.retain(|_, own| own.units > 0 || !own.buckets.are_full(now));
             self.idle = self.by_payer.values().filter(|own| own.units == 0).count();
         }
     }
@@ -133,12 +163,17 @@ impl Taken {
 impl QuotaUnit {
     /// The bandwidth of all that its payer has.
     pub(super) fn bandwidth(&self) -> &SharedBucket {
-        &self.bandwidth
+        &self.buckets.bandwidth
     }
 
     /// The same, for what does not go with the unit.
     pub(super) fn shared_bandwidth(&self) -> Arc<SharedBucket> {
-        Arc::clone(&self.bandwidth)
+        Arc::clone(&self.buckets.bandwidth)
+    }
+
+    /// The peers that all of its payer's allocations together may add.
+    pub(super) fn shared_new_peers(&self) -> Arc<SharedBucket> {
+        Arc::clone(&self.buckets.new_peers)
     }
 
     /// Who pays.
@@ -156,7 +191,7 @@ impl Drop for QuotaUnit {
         if own.units > 0 {
             return;
         }
-        if self.quota.bytes_per_sec == 0 {
+        if self.quota.bytes_per_sec == 0 && self.quota.new_peers_per_min == 0 {
             taken.by_payer.remove(&self.payer);
         } else {
             taken.idle += 1;

@@ -46,10 +46,11 @@ impl TcpSide {
         self.connecting.push(connecting);
     }
 
-    /// Ends everything of a family, whose relayed address is gone.
-    pub(super) fn end_family(&mut self, family: AddressFamily) {
-        self.connecting.retain(|connecting| connecting.family != family);
+    /// Ends everything of a family, whose relayed address is gone. Gives the Connect requests that
+    /// must still be answered.
+    pub(super) fn end_family(&mut self, family: AddressFamily) -> Vec<Connecting> {
         self.own.end_family(family);
+        self.connecting.extract_if(.., |connecting| connecting.family == family).collect()
     }
 
     fn take(&mut self, wanted: impl Fn(&Connecting) -> bool) -> Option<Connecting> {
@@ -104,8 +105,23 @@ impl Server {
         self.refuse(&answering, &reject, Some(&connecting.key), actions);
     }
 
+    /// Answers Connect requests of which nothing can come any more.
+    pub(super) fn refuse_connecting(
+        &mut self,
+        five_tuple: super::FiveTuple,
+        all: Vec<Connecting>,
+        actions: &mut Actions,
+    ) {
+        let reject = Why::ConnectFailed.into();
+        for connecting in all {
+            let answering = connecting.answering(five_tuple);
+            self.refuse(&answering, &reject, Some(&connecting.key), actions);
+        }
+    }
+
     /// Handles a connection that `socket` has accepted on relay socket `relay` from `peer`. Unless
-    /// the client is told of it, the socket is closed at once.
+    /// the client is to be told of it, the socket is closed at once. When it cannot be told,
+    /// [`Server::untold`] closes what the result names.
     pub fn handle_incoming(
         &mut self,
         now: Now,
@@ -113,13 +129,25 @@ impl Server {
         peer: SocketAddr,
         socket: HeldSocket,
         actions: &mut Actions,
-    ) {
+    ) -> Option<ConnectionId> {
         match self.attempt(now, relay, peer, socket) {
-            Ok(indication) => {
+            Ok((id, indication)) => {
                 actions.push(indication);
                 self.expect_connections(now.instant + BIND_TIME);
+                Some(id)
             }
-            Err(dropped) => dropped.count(&self.metrics),
+            Err(dropped) => {
+                dropped.count(&self.metrics);
+                None
+            }
+        }
+    }
+
+    /// Closes a connection from a peer to relay socket `relay` that the client never heard of.
+    pub fn untold(&mut self, relay: RelayId, connection: ConnectionId) {
+        let (place, _) = Place::of(relay);
+        if let Some(tcp) = self.table.get(place).and_then(|own| own.tcp.as_ref()) {
+            tcp.own.forget(connection);
         }
     }
 
@@ -129,7 +157,7 @@ impl Server {
         relay: RelayId,
         source: SocketAddr,
         socket: HeldSocket,
-    ) -> Result<Action, Dropped> {
+    ) -> Result<(ConnectionId, Action), Dropped> {
         let (place, family) = Place::of(relay);
         let own = self.table.get(place).filter(|own| own.relays(family, now.instant));
         let own = own.ok_or(DropReason::NoAllocation)?;
@@ -142,7 +170,7 @@ impl Server {
         })?;
         let five_tuple = own.five_tuple;
         let bytes = connection_attempt::indication(&mut self.entropy, peer, id);
-        Ok(Action::Answer { five_tuple, bytes })
+        Ok((id, Action::Answer { five_tuple, bytes }))
     }
 
     /// Sees to it that a sweep comes when something of a TCP allocation is over at `at`.

@@ -43,7 +43,7 @@ pub(super) async fn serve(
     let service = service_fn(|request: Request<Incoming>| {
         answered.store(true, Ordering::Relaxed);
         meter.read.store(0, Ordering::Relaxed);
-        meter.moved.store(true, Ordering::Relaxed);
+        meter.asked.store(true, Ordering::Relaxed);
         let answer = answer(request);
         async { Ok::<_, Infallible>(answer) }
     });
@@ -70,12 +70,12 @@ pub(super) async fn serve(
                 return ended.map_or_else(Ended::Broken, |()| Ended::InOrder);
             }
             _ = ticks.tick() => {
-                if meter.moved.swap(false, Ordering::Relaxed) {
-                    continue;
-                }
                 if !answered.load(Ordering::Relaxed) {
                     metrics.limit(Limit::HandshakeTime);
                     return Ended::Cut;
+                }
+                if meter.has_moved() {
+                    continue;
                 }
             }
             _ = stop.wait_for(|&stop| stop) => {}
@@ -95,8 +95,22 @@ struct Meter {
     read: AtomicUsize,
     /// More than the allowance.
     exceeded: AtomicBool,
-    /// A request came or something was written since somebody looked.
-    moved: AtomicBool,
+    /// A request came since somebody looked.
+    asked: AtomicBool,
+    /// Bytes read since somebody looked.
+    heard: AtomicUsize,
+    /// Bytes written since somebody looked.
+    said: AtomicUsize,
+}
+
+impl Meter {
+    /// Whether a request came or an answer went out since the last call. What the protocol itself
+    /// answers (pings, settings) is never longer than what asked for it, and does not count.
+    fn has_moved(&self) -> bool {
+        let asked = self.asked.swap(false, Ordering::Relaxed);
+        let heard = self.heard.swap(0, Ordering::Relaxed);
+        self.said.swap(0, Ordering::Relaxed) > heard || asked
+    }
 }
 
 /// A connection that breaks when more is read than is allowed.
@@ -115,6 +129,7 @@ impl AsyncRead for Metered {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let count = buffer.filled().len() - before;
+        self.meter.heard.fetch_add(count, Ordering::Relaxed);
         let read = self.meter.read.fetch_add(count, Ordering::Relaxed) + count;
         if read > self.allowance {
             self.meter.exceeded.store(true, Ordering::Relaxed);
@@ -131,7 +146,7 @@ impl AsyncWrite for Metered {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.meter.moved.store(true, Ordering::Relaxed);
+        self.meter.said.fetch_add(count, Ordering::Relaxed);
         Poll::Ready(Ok(count))
     }
 

@@ -20,7 +20,7 @@ use super::ws::Ticket;
 use super::{Web, client, handshake, http, plain, ws};
 use crate::edge;
 use crate::metrics::{Limit, Refusal};
-use crate::tls::{self, Trust};
+use crate::tls;
 
 /// Serves one stream: requests, and the WebSocket that one of them may open.
 pub(super) async fn serve(web: &Arc<Web>, stream: edge::Stream, peer: edge::Peer) {
@@ -89,11 +89,11 @@ fn route(
 }
 
 /// Whether a browser may be told that this host is never to be asked without TLS: a name, with a
-/// certificate that browsers trust. One that learns it for `localhost` would apply it to every
-/// other server there.
+/// certificate that browsers trust for it. One that learns it for `localhost` would apply it to
+/// every other server there.
 fn is_pinned(web: &Web, host: &Host) -> bool {
     let options = &web.options;
-    let trusted = |certificates: &tls::Certificates| certificates.trust() == Trust::Trusted;
+    let trusted = |held: &tls::Certificates| held.are_trusted_for(host.name());
     !options.hsts.is_zero()
         && host.name() != "localhost"
         && !host.is_address()

@@ -6,6 +6,7 @@
 // a candidate never overtakes the description that it belongs to.
 
 import { Recovery } from "./recovery.js";
+import { usableServers } from "./servers.js";
 import { readStats } from "./stats.js";
 
 const BUNDLE_MS = 50;
@@ -139,7 +140,7 @@ export class Link {
   #configuration() {
     const relayOnly = this.#forceRelay || this.#ice.policy === "relay";
     return {
-      iceServers: this.#ice.servers,
+      iceServers: usableServers(this.#ice.servers),
       iceTransportPolicy: relayOnly ? "relay" : "all",
       bundlePolicy: "max-bundle",
       iceCandidatePoolSize: 0,

@@ -6,6 +6,8 @@ import { Link } from "./link.js";
 /** How long a connection is kept whose membership was lost, while its viewer finds the new one. */
 const ORPHAN_MS = 30_000;
 const MEASURE_MS = 3_000;
+/** Each side knows its own way to the relay; the list tells of the one that is harder. */
+const NARROWEST_FIRST = ["tls", "tcp", "udp", "direct"];
 
 /** One watcher, as the broadcaster sees it. */
 class Viewer {
@@ -29,7 +31,7 @@ class Viewer {
 
   get path() {
     const own = this.link.path;
-    return own && own !== "direct" ? own : this.reported.path ?? own;
+    return NARROWEST_FIRST.find((path) => path === own || path === this.reported.path) ?? null;
   }
 }
 

@@ -177,10 +177,10 @@ fn nonces_and_ports_cannot_be_foretold() {
     drop(first);
     let of_two = nonce(&connected(&two, own));
     assert_ne!(of_one[20..], of_two[20..]);
-    // Many clients in front of one.
+    // Many clients in front of one, each at a port of its own.
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let all: BTreeSet<Vec<u8>> =
-        (0..100).map(|_| nonce(&connected(&one, any))[20..].into()).collect();
+    let clients: Vec<_> = (0..100).map(|_| connected(&one, any)).collect();
+    let all: BTreeSet<Vec<u8>> = clients.iter().map(|client| nonce(client)[20..].into()).collect();
     assert_eq!(all.len(), 100);
     // The next port is a neighbour of the last one as rarely as chance has it: once in 8,192.
     let mut last = 0u16;

@@ -120,12 +120,17 @@ impl Setup {
     #[track_caller]
     #[allow(dead_code)]
     pub(crate) fn start_in(&self, namespace: &str) -> Daemon {
-        let own = self.command(&[]);
+        Daemon::start(self.command_in(namespace, &[]))
+    }
+
+    /// As [`Setup::command`], within a network namespace.
+    pub(crate) fn command_in(&self, namespace: &str, arguments: &[&str]) -> Command {
+        let own = self.command(arguments);
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace]).arg(own.get_program()).args(own.get_args());
         command.env_clear().stdin(Stdio::null());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        Daemon::start(command)
+        command
     }
 }
 

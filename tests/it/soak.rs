@@ -1,12 +1,13 @@
 //! The daemon at work for a long time: allocate, permit, relay, refresh, expire and delete, over
-//! UDP, TCP and TLS, while its memory and its descriptors are watched.
+//! UDP, TCP and TLS, and connections to peers, while its memory and its descriptors are watched.
 //!
 //! A plain `cargo test` gives it ten seconds, `tests/run soak` a minute. For longer:
 //! ```text
 //! TURNCAST_SOAK_SECS=1200 cargo test --test it -- --nocapture soak
 //! ```
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -16,7 +17,7 @@ use rustls::ClientConfig;
 use turncast::credentials::{CredentialHash, password};
 use webrtc_stun::attributes::{ATTR_EVEN_PORT, ATTR_RESERVATION_TOKEN, AttrType};
 
-use crate::harness::{Daemon, Setup};
+use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::relay::client::{Client, Relayed};
 use crate::secure::{KEYS, certificate_for};
 use crate::streams::{connect, connect_tls, read_to_end};
@@ -27,6 +28,7 @@ const SECRET: &str = "shared-secret-of-a-test";
 /// cores with other tests have done what they want.
 const CONFIG: &str = r#"
 [turn]
+tcp_relay = true
 shared_secret = "shared-secret-of-a-test"
 allow_peers = ["127.0.0.3"]
 [turn.limits]
@@ -85,6 +87,7 @@ fn memory_and_descriptors_stay_flat_in_a_soak() {
     // Whatever went away unsaid is gone by now, too.
     daemon.wait_for_metric("turncast_allocations", 0);
     daemon.wait_for_metric("turncast_turn_connections", 0);
+    daemon.wait_for_metric("turncast_data_connections", 0);
     let (memory, descriptors) = report(&daemon, &load, &samples);
     let end = Instant::now();
     while daemon.descriptors() != at_rest {
@@ -279,6 +282,9 @@ impl Load {
         while !self.is_done() {
             let mut client = self.client(transport);
             client.bind();
+            if !matches!(transport, Transport::Udp) {
+                self.connect(transport);
+            }
             for round in 0..ROUNDS {
                 self.allocate(&mut client, round);
                 self.relay(&mut client);
@@ -324,6 +330,33 @@ impl Load {
             let payload = vec![7; len];
             client.send_channel(0x4000, &payload);
             assert_eq!(client.receive(), Relayed::Channel(0x4000, payload));
+        }
+    }
+
+    /// A TCP allocation with a connection to a peer that carries something, and one that nobody
+    /// fetches. By turns it is deleted, or ends with its connection.
+    fn connect(&self, transport: Transport) {
+        let mut control = self.client(transport);
+        control.allocate_tcp().expect("a TCP allocation");
+        let peer = TcpListener::bind("127.0.0.3:0").expect("a peer");
+        let other = TcpListener::bind("127.0.0.3:0").expect("another one");
+        let mut connect = |peer: &TcpListener| {
+            let id = control.connect(peer.local_addr().expect("bound")).expect("a connection");
+            (id, peer.accept().expect("a connection").0)
+        };
+        let ((id, mut at_peer), _unfetched) = (connect(&peer), connect(&other));
+        let mut data = self.named(transport, control.username());
+        data.bind_connection(id).expect("a data connection");
+        let mut at_client = data.stream.take().expect("a stream").into_inner();
+        at_peer.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let mut carried = [0; 3000];
+        at_client.write_all(&[7; 3000]).expect("a write");
+        at_peer.read_exact(&mut carried).expect("what the client said");
+        at_peer.write_all(&carried).expect("a write");
+        at_client.read_exact(&mut carried).expect("what the peer said");
+        assert_eq!(carried, [7; 3000]);
+        if self.lives.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+            control.refresh(0).expect("the end");
         }
     }
 

@@ -100,11 +100,13 @@ fn ports_that_browsers_refuse_are_warned_of() {
         ("[turn]\nlisten = \"0.0.0.0:349\"", 349),
         ("[public_ports]\nudp = 5", 5),
         ("[public_ports]\ntcp = 993", 993),
+        ("[web]\nlisten = \"127.0.0.1:444\"", 444),
     ] {
         assert_says(&warnings(text), &[&format!("browsers refuse TURN on port {port}"), "80"]);
     }
     let good = "[public_ports]\nudp = 0\ntcp = 443\n[turn]\nlisten = [\"udp://127.0.0.1:53\"]\n";
     assert_eq!(warnings(good), "");
+    assert_eq!(warnings("[web]\nlisten = \"127.0.0.1:444\"\n[public_ports]\ntcp = 443"), "");
     assert_says(&mistake("[public_ports]\nudp = 65536"), &["from 0 to 65535"]);
     let twice = "[web]\nlisten = \"127.0.0.1:1\"\n[turn]\nlisten = \"127.0.0.1:1\"\n";
     assert_says(&mistake(twice), &["a listener of [web] takes TURN over TCP and TLS already"]);

@@ -105,7 +105,9 @@ impl Client {
             Verdict::ToPeer { relay, peer, payload, dont_fragment } => {
                 self.send(relay, peer, &message[payload], dont_fragment);
             }
-            Verdict::ToClient { datagram, .. } => self.push_packet(&message[datagram]),
+            Verdict::ToClient { datagram, .. } => {
+                self.push_packet(&message[datagram]);
+            }
         }
         self.execute();
     }
@@ -137,8 +139,13 @@ impl Client {
             match news {
                 News::Incoming(relay, from, socket) => {
                     let (socket, mut told) = (HeldSocket::new(socket), Actions::new());
-                    self.engine.handle_incoming(self.now, relay, from, socket, &mut told);
-                    self.push_told(told);
+                    let incoming =
+                        self.engine.handle_incoming(self.now, relay, from, socket, &mut told);
+                    if !self.push_told(told)
+                        && let Some(connection) = incoming
+                    {
+                        self.engine.untold(relay, connection);
+                    }
                 }
                 News::Connected(relay, connection, result) => {
                     let result = result.map(HeldSocket::new);
@@ -210,13 +217,15 @@ impl Client {
         }
     }
 
-    /// Tells the client what it did not ask for, if it reads quickly enough.
-    fn push_told(&mut self, told: Actions) {
+    /// Tells the client what it did not ask for; false when it reads too slowly for that.
+    fn push_told(&mut self, told: Actions) -> bool {
+        let mut is_told = true;
         for action in told {
             if let Action::Answer { bytes, .. } = action {
-                self.push_packet(&bytes);
+                is_told &= self.push_packet(&bytes);
             }
         }
+        is_told
     }
 
     fn handle_peer(&mut self, relay: RelayId, index: usize, batch: &mut RecvBatch) {
@@ -226,7 +235,9 @@ impl Client {
         let payload = HEADROOM..HEADROOM + received.len;
         let buffer = batch.slot_mut(index, received.len);
         match self.engine.handle_peer(self.now, relay, received.from, buffer, payload) {
-            Verdict::ToClient { datagram, .. } => self.push_packet(&buffer[datagram]),
+            Verdict::ToClient { datagram, .. } => {
+                self.push_packet(&buffer[datagram]);
+            }
             Verdict::ToPeer { .. } | Verdict::Done => {}
         }
     }
@@ -259,10 +270,13 @@ impl Client {
         self.tell_errors(errors);
     }
 
-    fn push_packet(&mut self, message: &[u8]) {
-        if self.outbox.push_packet(message).is_err() {
+    /// Whether there was room.
+    fn push_packet(&mut self, message: &[u8]) -> bool {
+        let has_room = self.outbox.push_packet(message).is_ok();
+        if !has_room {
             self.limit(Limit::WriteQueue);
         }
+        has_room
     }
 
     /// Carries out the engine's actions in order, and those that follow from them.

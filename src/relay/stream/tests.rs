@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -17,21 +17,27 @@ use crate::stun::{
     Class, LongTermKeys, Message, Method, PasswordAlgorithm, TransactionId, Writer, attr,
 };
 use crate::telemetry::Secret;
-use crate::turn::{FixedUser, Shared};
+use crate::turn::{self, FixedUser, Shared};
 
 /// A message with this transaction id panics.
 pub(super) const PANIC: [u8; 12] = *b"panic please";
 
 /// A relay with the user `alice`, who may have one allocation, and where it accepts.
 fn start() -> (Relay, Arc<Metrics>, SocketAddr, watch::Sender<bool>) {
-    let mut engine = turn_options_for_tests();
+    start_with(turn_options_for_tests(), Options::default())
+}
+
+fn start_with(
+    mut engine: turn::Options,
+    options: Options,
+) -> (Relay, Arc<Metrics>, SocketAddr, watch::Sender<bool>) {
     let password = Secret::new("wonder".to_owned());
     engine.users = vec![FixedUser { name: "alice".to_owned(), password }];
     let mut entropy = Entropy::from_seed([1; 32]);
     let grants = Arc::new(Grants::new(Secret::new([2; 32])));
     let shared = Arc::new(Shared::new(Arc::new(engine), grants, &mut entropy));
     let (metrics, heartbeats) = (Arc::new(Metrics::default()), Heartbeats::default());
-    let relay = Relay::start(Options::default(), shared, &metrics, &heartbeats, &mut entropy);
+    let relay = Relay::start(options, shared, &metrics, &heartbeats, &mut entropy);
     let relay = relay.expect("a relay");
     let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = listener.local_addr();
@@ -65,26 +71,35 @@ fn binding(id: [u8; 12]) -> Vec<u8> {
 }
 
 fn allocate() -> Writer {
+    allocate_for(17)
+}
+
+fn allocate_for(transport: u8) -> Writer {
     let writer = Writer::new(Class::Request, Method::ALLOCATE, TransactionId([2; 12]));
-    writer.attribute(attr::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+    writer.attribute(attr::REQUESTED_TRANSPORT, &[transport, 0, 0, 0])
 }
 
 /// A connection with an allocation, or the class of what was answered instead.
 async fn allocated(server: SocketAddr) -> Result<TcpStream, Class> {
     let mut stream = TcpStream::connect(server).await.expect("a connection");
-    let challenge = say(&mut stream, &allocate().finish(None, false)).await;
-    let challenge = Message::parse(&challenge).expect("a challenge");
-    let keys = LongTermKeys::derive("alice", "turncast", "wonder");
-    let request = allocate()
-        .attribute(attr::USERNAME, b"alice")
-        .attribute(attr::REALM, b"turncast")
-        .attribute(attr::NONCE, challenge.first(attr::NONCE).expect("a nonce"))
-        .finish(Some(keys.by(PasswordAlgorithm::Md5)), false);
-    let answer = say(&mut stream, &request).await;
+    let answer = ask(&mut stream, allocate).await;
     match Message::parse(&answer).expect("an answer").class() {
         Class::Success => Ok(stream),
         other => Err(other),
     }
+}
+
+/// What a request of alice is answered, once the challenge is.
+async fn ask(stream: &mut TcpStream, request: impl Fn() -> Writer) -> Vec<u8> {
+    let challenge = say(stream, &request().finish(None, false)).await;
+    let challenge = Message::parse(&challenge).expect("a challenge");
+    let keys = LongTermKeys::derive("alice", "turncast", "wonder");
+    let request = request()
+        .attribute(attr::USERNAME, b"alice")
+        .attribute(attr::REALM, b"turncast")
+        .attribute(attr::NONCE, challenge.first(attr::NONCE).expect("a nonce"))
+        .finish(Some(keys.by(PasswordAlgorithm::Md5)), false);
+    say(stream, &request).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,6 +122,47 @@ async fn a_panic_costs_one_connection_with_its_allocation_and_is_counted() {
     drop(other);
     assert!(relay.stop(DEADLINE), "no task hangs");
     assert_eq!((metrics.allocations(), metrics.turn_connections.value()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_the_client_cannot_be_told_of_is_closed_at_once() {
+    let mut engine = turn_options_for_tests();
+    engine.allow_peers = vec!["127.0.0.3".parse().expect("an address")];
+    engine.tcp_relay = Some(turn::TcpLimits {
+        connections: 1,
+        connections_per_allocation: 1,
+        pending_per_allocation: 1,
+    });
+    // No indication fits; answers have room of their own.
+    let mut options = Options::default();
+    options.streams.write_queue_bytes = 8;
+    let (relay, metrics, server, _stop) = start_with(engine, options);
+    let mut client = TcpStream::connect(server).await.expect("a connection");
+    let answer = ask(&mut client, || allocate_for(6)).await;
+    let answer = Message::parse(&answer).expect("an answer");
+    let relayed = answer.first(attr::XOR_RELAYED_ADDRESS).expect("a relayed address");
+    let port = u16::from_be_bytes([relayed[2], relayed[3]]) ^ 0x2112;
+    let peer = SocketAddr::from(([127, 0, 0, 3], 9));
+    let permit = || {
+        let id = TransactionId([4; 12]);
+        let writer = Writer::new(Class::Request, Method::CREATE_PERMISSION, id);
+        writer.xor_address(attr::XOR_PEER_ADDRESS, peer)
+    };
+    let permitted = ask(&mut client, permit).await;
+    assert_eq!(Message::parse(&permitted).expect("an answer").class(), Class::Success);
+    // There is room for one, so the first of them is gone when the second is refused in this way.
+    for count in 1..=2 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::new(peer.ip(), 0)).expect("an address of this host");
+        let relayed = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut at_peer = socket.connect(relayed).await.expect("somebody listens");
+        let mut rest = Vec::new();
+        timeout(DEADLINE, at_peer.read_to_end(&mut rest)).await.expect("in time").expect("an end");
+        let hits = format!("turncast_limit_hits_total{{limit=\"write_queue\"}} {count}\n");
+        assert!(metrics.text().contains(&hits), "{}", metrics.text());
+    }
+    drop(client);
+    assert!(relay.stop(DEADLINE), "no task hangs");
 }
 
 const DEADLINE: Duration = Duration::from_secs(20);

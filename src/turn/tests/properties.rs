@@ -93,15 +93,18 @@ proptest! {
     }
 
     #[test]
-    fn a_user_never_gets_more_bandwidth_by_deleting_and_allocating(
+    fn a_user_never_gets_more_bandwidth_or_peers_by_deleting_and_allocating(
         rate in 1_000u64..1_000_000,
+        per_min in 1u32..1_000,
         steps in prop::collection::vec((0u8..4, 0usize..65_000, 0u64..100), 1..200),
     ) {
         let mut limits = options().limits;
         limits.bandwidth_per_user_bytes_per_sec = rate;
+        limits.new_peers_per_min = per_min;
+        let peers_per_min = u64::from(per_min * limits.allocations_per_user);
         let quota = Quota::new(&limits);
         let (start, name) = (start().instant, Arc::from("alice"));
-        let (mut millis, mut passed, mut units) = (0, 0u64, Vec::new());
+        let (mut millis, mut passed, mut peers, mut units) = (0, 0u64, 0u64, Vec::new());
         for (what, bytes, pause) in steps {
             millis += pause;
             let now = start + Duration::from_millis(millis);
@@ -109,14 +112,19 @@ proptest! {
                 0 => units.extend(quota.try_take(Payer::User(Arc::clone(&name)), now)),
                 1 => units.clear(),
                 _ => {
-                    let unit = units.last();
-                    if unit.is_some_and(|unit| unit.bandwidth().try_take(bytes, now)) {
+                    let Some(unit) = units.last() else { continue };
+                    if unit.bandwidth().try_take(bytes, now) {
                         passed += bytes as u64;
+                    }
+                    if unit.shared_new_peers().try_pieces(bytes / 100, now) {
+                        peers += bytes as u64 / 100;
                     }
                 }
             }
             let allowed = rate * millis / 1000 + rate.max(65_536) + 64;
             prop_assert!(passed <= allowed, "{passed} of {allowed}");
+            let allowed = peers_per_min + peers_per_min * millis / 60_000 + 1;
+            prop_assert!(peers <= allowed, "{peers} of {allowed} peers");
         }
         // Who has been away long enough is forgotten when the next one comes.
         units.clear();

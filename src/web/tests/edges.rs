@@ -137,6 +137,7 @@ mod tls {
         std::fs::write(&key, own.signing_key.serialize_pem()).expect("a file");
         let mut setup = Setup::open();
         setup.web.public_host = Some("live.example".to_owned());
+        setup.web.allowed_hosts = vec!["other.example".to_owned()];
         setup.edge.handshake = handshake;
         let now = crate::net::Now::read().unix_secs;
         let pair = crate::tls::Pair::read(&certificate, &key, None, now).expect("a good pair");
@@ -167,6 +168,21 @@ mod tls {
         assert_eq!(reply.header("strict-transport-security"), "max-age=86400");
         let policy = reply.header("content-security-policy");
         assert!(policy.contains("connect-src 'self' wss://live.example;"), "{policy}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_the_certificate_does_not_cover_is_not_bound_to_https() {
+        let (server, connector) = start(Duration::from_secs(10));
+        for host in ["other.example", "localhost", "127.0.0.1"] {
+            let tcp = TcpStream::connect(server.address).await.expect("a connection");
+            let name = ServerName::try_from("live.example").expect("a name");
+            let mut stream = connector.connect(name, tcp).await.expect("a handshake");
+            let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("written");
+            let reply = Reply::read(&mut stream).await;
+            assert_eq!(reply.status, 200, "{host}");
+            assert_eq!(reply.header("strict-transport-security"), "", "{host}");
+        }
     }
 
     #[tokio::test]

@@ -147,3 +147,33 @@ async fn the_last_requests_are_answered_when_the_daemon_stops() {
     server.web.stop();
     until(|| server.metrics.connections.value() == 0).await;
 }
+
+/// Sends `hello` and then one ping after the other, each when the one before was answered.
+async fn ping_until_closed(server: &Server, hello: &[u8]) {
+    let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], &[7; 8]].concat();
+    let mut stream = TcpStream::connect(server.address).await.expect("a connection");
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, hello].concat();
+    stream.write_all(&hello).await.expect("written");
+    let mut answer = [0; 65_536];
+    while stream.write_all(&ping).await.is_ok() {
+        if !matches!(stream.read(&mut answer).await, Ok(1..)) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pings_buy_no_time() {
+    let mut setup = Setup::open();
+    setup.web.limits.header = Duration::from_millis(150);
+    setup.web.limits.bytes_between_requests = usize::MAX / 2;
+    let server = setup.start();
+    soon(ping_until_closed(&server, b"")).await;
+    until(|| server.metrics.limits(Limit::HandshakeTime) == 1).await;
+    let head = [0x82, 0x84, 0x86, 0x41, 9, b'l', b'o', b'c', b'a', b'l', b'h', b'o', b's', b't'];
+    let request = [&[0, 0, head.len() as u8, 1, 5, 0, 0, 0, 1][..], &head].concat();
+    soon(ping_until_closed(&server, &request)).await;
+    until(|| server.metrics.connections.value() == 0).await;
+    assert_eq!(server.metrics.limits(Limit::HandshakeTime), 1, "a request was answered");
+}

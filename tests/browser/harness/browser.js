@@ -29,8 +29,6 @@ const FLAGS = [
   "--disable-component-update",
   "--disable-sync",
   `--autofill-server-url=http://${NOBODY}`,
-  `--host-resolver-rules=MAP * ~NOTFOUND${
-    ["localhost", "127.0.0.1", SERVER].map((host) => `, EXCLUDE ${host}`).join("")}`,
 ];
 
 /**
@@ -39,13 +37,15 @@ const FLAGS = [
  * @param {string} [options.namespace] where it runs
  * @param {string} [options.secureOrigin] a plain origin that counts as secure
  * @param {string} [options.home] whose store of certificates it trusts
+ * @param {object} [options.names] of the server (see `namesFor`)
+ * @param {string[]} [options.more] flags
  */
-export async function startBrowser({ namespace, secureOrigin, home } = {}) {
+export async function startBrowser({ namespace, secureOrigin, home, names, more = [] } = {}) {
   const folder = await mkdtemp(path.join(tmpdir(), "turncast-chromium-"));
   const netLog = path.join(folder, "net.json");
-  const flags = [...FLAGS, `--log-net-log=${netLog}`];
+  const flags = [...FLAGS, namesKnown(names?.name), `--log-net-log=${netLog}`, ...more];
   if (secureOrigin) flags.push(`--unsafely-treat-insecure-origin-as-secure=${secureOrigin}`);
-  const executablePath = namespace ? await wrapper(folder, namespace) : CHROMIUM;
+  const executablePath = namespace ? await wrapper(folder, namespace, names) : CHROMIUM;
   // Without one of the test's own it would trust whatever the person who runs this does.
   const env = { ...process.env, HOME: home ?? folder };
   const browser = await chromium.launch({ executablePath, args: flags, env });
@@ -68,9 +68,9 @@ class Browser {
     this.requests = [];
   }
 
-  /** Opens a page in a context of its own. */
-  async open(url, { context: options, prepare } = {}) {
-    const context = await this.#browser.newContext({
+  /** Opens a page in a context of its own, or in that of another page. */
+  async open(url, { context: options, beside, prepare } = {}) {
+    const context = beside?.context() ?? await this.#browser.newContext({
       viewport: { width: 1280, height: 800 },
       reducedMotion: "reduce",
       ...options,
@@ -111,10 +111,16 @@ class Browser {
   }
 }
 
+/** The flag by which it looks for the hosts of the tests, and for no other. */
+function namesKnown(name) {
+  const own = ["localhost", "127.0.0.1", SERVER, ...name ? [name, `${name}.`] : []];
+  return `--host-resolver-rules=MAP * ~NOTFOUND${own.map((host) => `, EXCLUDE ${host}`).join("")}`;
+}
+
 /** A program that starts Chromium inside a namespace; the driver's pipe passes through. */
-async function wrapper(folder, namespace) {
+async function wrapper(folder, namespace, names) {
   const file = path.join(folder, "chromium");
-  const command = execIn(namespace, [CHROMIUM]).join(" ");
+  const command = execIn(namespace, [CHROMIUM], names?.hosts).map((word) => `'${word}'`).join(" ");
   await writeFile(file, `#!/bin/sh\nexec ${command} "$@"\n`);
   await chmod(file, 0o755);
   return file;

@@ -1,7 +1,7 @@
 // The real daemon as a process of its own: a configuration in a directory of its own, ports that
 // the system picks, and what it says in its log.
 
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,6 +9,7 @@ import path from "node:path";
 import readline from "node:readline";
 import { setTimeout as after } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 import { execIn } from "./network.js";
 
@@ -27,15 +28,18 @@ export const KEY = "a-key-of-the-browser-tests";
  * Starts a daemon.
  * @param {object} options
  * @param {Record<string, string>} [options.tables] keys by table, as lines of TOML
+ * @param {string} [options.whole] all of the configuration instead: nothing is added to it
+ * @param {Record<string, string>} [options.environment] keys beside the whole
  * @param {string} [options.namespace] where it runs
  */
-export async function startDaemon({ tables = {}, namespace } = {}) {
+export async function startDaemon({ tables = {}, whole, environment, namespace } = {}) {
   const folder = await mkdtemp(path.join(tmpdir(), "turncast-browser-"));
   const file = path.join(folder, "turncast.toml");
-  await writeFile(file, configuration(folder, tables));
+  await writeFile(file, whole ?? configuration(folder, tables));
   const [program, ...args] = execIn(namespace, [BINARY, "run", "--config", file]);
   const stdio = ["ignore", "pipe", "pipe"];
-  const child = spawn(program, args, { stdio, env: cleanEnvironment() });
+  const env = { ...environmentOf(folder, whole), ...environment };
+  const child = spawn(program, args, { stdio, env });
   const daemon = new Daemon(child, folder, namespace);
   await daemon.ready();
   return daemon;
@@ -46,6 +50,7 @@ class Daemon {
   #folder;
   #namespace;
   #stopped;
+  #awaited = [];
 
   constructor(child, folder, namespace) {
     this.#child = child;
@@ -84,6 +89,7 @@ class Daemon {
     }
     const fields = { ...entry, ...entry.fields };
     this.log.push(fields);
+    for (const look of this.#awaited) look(fields);
     const { listener = "" } = fields;
     if (fields.message === "listening" && listener.startsWith("http")) this.web = listener;
     if (fields.message === "listening" && /^(udp|tcp|tls):/.test(listener)) this.turn = listener;
@@ -93,6 +99,23 @@ class Daemon {
     if (fields.message === "ready") resolve();
   }
 
+  /** Waits until a message stands in the log. */
+  async says(message, withinMs) {
+    if (this.log.some((entry) => entry.message === message)) return;
+    const said = new Promise((resolve) => {
+      this.#awaited.push((entry) => entry.message === message && resolve("said"));
+    });
+    if (await Promise.race([said, after(withinMs, "late", { ref: false })]) === "late") {
+      throw new Error(`the daemon did not say "${message}"\n${this.text()}`);
+    }
+  }
+
+  /** Waits until it has looked after itself, as it does once after its start; that counts, too. */
+  async isSettled() {
+    await this.says("the doctor has seen every URL", START_MS);
+    return this.metrics();
+  }
+
   text() {
     return this.log.map((entry) => JSON.stringify(entry)).join("\n");
   }
@@ -100,6 +123,15 @@ class Daemon {
   /** Host and port of the pages. */
   get address() {
     return new URL(this.web).host;
+  }
+
+  /** The link with which somebody may broadcast, as the operator gets it. */
+  async invite() {
+    const args = ["invite", "--config", path.join(this.#folder, "turncast.toml")];
+    const [program, ...rest] = execIn(this.#namespace, [BINARY, ...args]);
+    const env = environmentOf(this.#folder, true);
+    const { stdout } = await promisify(execFile)(program, rest, { env });
+    return stdout.trim();
   }
 
   /** Every metric, by its name with its labels. */
@@ -161,10 +193,19 @@ class Daemon {
   }
 }
 
-/** Only what the test sets: an inherited `TURNCAST__...` would override the file. */
-function cleanEnvironment() {
-  const entries = Object.entries(process.env);
-  return Object.fromEntries(entries.filter(([name]) => !name.startsWith("TURNCAST")));
+/**
+ * Only what the test sets: an inherited `TURNCAST__...` would override the file. A whole
+ * configuration says nothing of what a test needs of any daemon.
+ */
+function environmentOf(folder, whole) {
+  const entries = Object.entries(process.env).filter(([name]) => !name.startsWith("TURNCAST"));
+  return {
+    ...Object.fromEntries(entries),
+    ...whole && {
+      TURNCAST__STATE_DIR: path.join(folder, "state"),
+      TURNCAST__LOG__FORMAT: "json",
+    },
+  };
 }
 
 function configuration(folder, tables) {

@@ -12,12 +12,19 @@ const run = promisify(execFile);
 const TAG = process.env.TURNCAST_TEST_TAG ?? `tc${process.pid}`;
 
 export const SERVER = "203.0.113.10";
+export const SERVER_V6 = "2001:db8::10";
 export const SERVER_INSIDE = "10.9.0.2";
-const GATEWAY = "203.0.113.1";
+export const GATEWAY = "203.0.113.1";
 
-/** The command that runs another one inside a namespace. */
-export function execIn(namespace, command) {
-  return namespace ? ["ip", "netns", "exec", namespace, ...command] : command;
+/**
+ * The command that runs another one inside a namespace.
+ * @param {string} [hosts] a file that stands there for /etc/hosts
+ */
+export function execIn(namespace, command, hosts) {
+  if (!namespace) return command;
+  // Mounts are the namespace's own: `ip netns exec` sees to that.
+  const mount = ["sh", "-ec", 'mount --bind "$0" /etc/hosts; exec "$@"', hosts];
+  return ["ip", "netns", "exec", namespace, ...hosts ? mount : [], ...command];
 }
 
 /** Whether this process may make namespaces. */
@@ -59,6 +66,11 @@ export class Network {
     return this.#name("srv");
   }
 
+  /** A host of the public network, at `GATEWAY`. */
+  get outside() {
+    return this.#name("net");
+  }
+
   /** @param {"a"|"b"} which */
   client(which) {
     return this.#name(which);
@@ -66,10 +78,92 @@ export class Network {
 
   /** Packets that a client sent to anybody but the server and the other router. */
   async strayPackets(which) {
+    const { packets } = await this.#counter(which, "watch", "stray");
+    return packets;
+  }
+
+  async #counter(part, table, name) {
     const { stdout } = await run("ip", [
-      "netns", "exec", this.#name(which), "nft", "-j", "list", "counter", "ip", "watch", "stray",
+      "netns", "exec", this.#name(part), "nft", "-j", "list", "counter", "ip", table, name,
     ]);
-    return JSON.parse(stdout).nftables.find((entry) => entry.counter).counter.packets;
+    const { packets, bytes } = JSON.parse(stdout).nftables.find((each) => each.counter).counter;
+    return { packets, bytes };
+  }
+
+  /** Gives the server and the clients IPv6 as well, which nobody translates. */
+  async addIpv6() {
+    const enable = [
+      "for conf in /proc/sys/net/ipv6/conf/*; do",
+      "  for key in dad_transmits accept_dad accept_ra; do echo 0 > $conf/$key; done",
+      "  echo 0 > $conf/disable_ipv6",
+      "done",
+    ];
+    // Chromium gives up what it loads when an address comes: the link's own is the last one.
+    const settled = [
+      "for _ in $(seq 100); do",
+      "  ip -6 address show dev wan scope link | grep -q inet6 && exit",
+      "  sleep 0.05",
+      "done",
+      "exit 1",
+    ];
+    const add = (address, device) => `ip address add ${address}/64 dev ${device} nodad`;
+    for (const part of ["srv", "ra", "rb", "a", "b"]) await this.#shell(part, enable);
+    await this.#shell("srv", [
+      add(SERVER_V6, "wan"),
+      "ip route add 2001:db8:1::/64 via 2001:db8::21",
+      "ip route add 2001:db8:2::/64 via 2001:db8::22",
+    ]);
+    for (const [which, number] of [["a", 1], ["b", 2]]) {
+      await this.#shell(`r${which}`, [
+        "sysctl -qw net.ipv6.conf.all.forwarding=1",
+        add(`2001:db8::2${number}`, "wan"),
+        add(`2001:db8:${number}::1`, "lan"),
+      ]);
+      await this.#shell(which, [
+        add(`2001:db8:${number}::2`, "wan"),
+        `ip route add default via 2001:db8:${number}::1`,
+        ...settled,
+      ]);
+    }
+  }
+
+  /** From now on a client's router passes TCP to port 443 of the server, and nothing else. */
+  async onlyHttps(which) {
+    await this.#rules(`r${which}`, [
+      "table ip strict {",
+      "  counter https { }",
+      "  counter refused { }",
+      "  chain forward { type filter hook forward priority -10; policy drop;",
+      `    ip daddr ${SERVER} tcp dport 443 counter name https accept`,
+      `    ip saddr ${SERVER} tcp sport 443 counter name https accept`,
+      "    counter name refused; }",
+      "}",
+    ]);
+  }
+
+  /** From now on the server's firewall lets in TCP to port 443, and answers to its own TCP. */
+  async serverOnlyHttps() {
+    await this.#rules("srv", [
+      "table ip strict {",
+      "  counter https { }",
+      "  counter refused { }",
+      "  chain input { type filter hook input priority 0; policy drop;",
+      "    iifname lo accept",
+      "    tcp dport 443 counter name https accept",
+      "    meta l4proto tcp ct state established accept",
+      "    counter name refused; }",
+      "}",
+    ]);
+  }
+
+  /**
+   * What passed as HTTPS, and what was refused, since one of the two before.
+   * @param {"ra"|"rb"|"srv"} part
+   */
+  async strictCounters(part) {
+    const https = await this.#counter(part, "strict", "https");
+    const refused = await this.#counter(part, "strict", "refused");
+    return { https, refused };
   }
 
   /** Drops a client's UDP at its router, or lets it pass again. Its TCP goes on. */
@@ -104,6 +198,10 @@ export class Network {
 
   async #shell(part, lines) {
     await run("ip", ["netns", "exec", this.#name(part), "sh", "-ec", lines.join("\n")]);
+  }
+
+  async #rules(part, lines) {
+    await this.#shell(part, ["nft -f - <<'RULES'", ...lines, "RULES"]);
   }
 
   /** A cable between two namespaces. */

@@ -33,8 +33,8 @@ export async function goLive(browser, origin, { room, relay, key, prepare, heigh
 }
 
 /** Opens a watcher's page. @returns {Promise<Page>} */
-export function watch(browser, origin, room, { relay, prepare } = {}) {
-  return browser.open(`${origin}/watch/${room}${relay ? "?relay=1" : ""}`, { prepare });
+export function watch(browser, origin, room, { relay, ...options } = {}) {
+  return browser.open(`${origin}/watch/${room}${relay ? "?relay=1" : ""}`, options);
 }
 
 /** The link that the broadcaster's page offers for copying. */

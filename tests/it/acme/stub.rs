@@ -31,6 +31,8 @@ struct Script {
     got: Vec<Got>,
     /// The start and end of the renewal window of each further certificate.
     windows: Vec<(String, String)>,
+    /// The Retry-After of an answer when to renew.
+    ask_again: Option<u64>,
     /// Answers every order with this status, problem and Retry-After.
     refusal: Option<(u16, Value, u64)>,
     serial: u64,
@@ -47,7 +49,8 @@ impl Script {
             _ => self.windows.remove(0),
         };
         let window = json!({ "suggestedWindow": { "start": window.0, "end": window.1 } });
-        (200, "Retry-After: 21600\r\n".to_owned(), window.to_string())
+        let ask_again = self.ask_again.unwrap_or(21_600);
+        (200, format!("Retry-After: {ask_again}\r\n"), window.to_string())
     }
 }
 
@@ -102,6 +105,11 @@ impl Stub {
     pub(super) fn suggest(&self, windows: &[(&str, &str)]) {
         let own = |(start, end): &(&str, &str)| ((*start).to_owned(), (*end).to_owned());
         self.lock().windows = windows.iter().map(own).collect();
+    }
+
+    /// Says after how many seconds to ask for a window again.
+    pub(super) fn ask_again(&self, secs: u64) {
+        self.lock().ask_again = Some(secs);
     }
 
     /// Refuses every order from now on.

@@ -64,6 +64,19 @@ fn the_authority_says_when_to_renew_and_a_restart_asks_nothing() {
 }
 
 #[test]
+fn an_absurd_time_to_ask_again_is_survived() {
+    let own = Address::new();
+    let stub = Stub::start(&own);
+    stub.suggest(&[PAST, FUTURE]);
+    stub.ask_again(u64::MAX);
+    let setup = asking(&own, NAME, &stub);
+    let mut daemon = setup.start();
+    daemon.wait_for(ISSUED);
+    daemon.wait_for(ISSUED);
+    daemon.stop();
+}
+
+#[test]
 fn a_rate_limit_is_respected_even_by_a_restart() {
     let own = Address::new();
     let stub = Stub::start(&own);

@@ -45,20 +45,20 @@ fn allocated(daemon: &Daemon) -> (Client, SocketAddr) {
 }
 
 /// A peer that waits for connections.
-struct Waiting {
+pub(crate) struct Waiting {
     listener: TcpListener,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Waiting {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.3:0").expect("a peer");
         let address = listener.local_addr().expect("bound");
         Self { listener, address }
     }
 
     /// The next connection, and where it comes from.
-    fn accept(&self) -> (TcpStream, SocketAddr) {
+    pub(crate) fn accept(&self) -> (TcpStream, SocketAddr) {
         let (stream, from) = self.listener.accept().expect("a connection");
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         (stream, from)
@@ -66,7 +66,7 @@ impl Waiting {
 }
 
 /// A connection of a peer at `ip` to a relayed address.
-fn call(ip: &str, relayed: SocketAddr) -> TcpStream {
+pub(crate) fn call(ip: &str, relayed: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let from: SocketAddr = format!("{ip}:0").parse().expect("an address");
     socket.bind(&from.into()).expect("an address of this host");
@@ -94,7 +94,7 @@ fn spliced(daemon: &Daemon, client: &mut Client, peer: &Waiting) -> (TcpStream, 
 }
 
 #[track_caller]
-fn expect(stream: &mut impl Read, expected: &[u8]) {
+pub(crate) fn expect(stream: &mut impl Read, expected: &[u8]) {
     let mut read = vec![0; expected.len()];
     stream.read_exact(&mut read).expect("bytes in time");
     assert!(read == expected, "other bytes");
@@ -102,7 +102,7 @@ fn expect(stream: &mut impl Read, expected: &[u8]) {
 
 /// Waits for the end of a stream, in order or not.
 #[track_caller]
-fn expect_end(stream: &mut TcpStream) {
+pub(crate) fn expect_end(stream: &mut TcpStream) {
     match stream.read(&mut [0; 64]) {
         Ok(0) => {}
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}

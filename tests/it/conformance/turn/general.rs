@@ -70,7 +70,7 @@ fn without_an_allocation_requests_are_437_and_packets_are_ignored() {
 fn another_transport_is_another_five_tuple() {
     let server = Server::start(readme());
     // No other test is at this address, so a port that is free for UDP is free for TCP.
-    let socket = UdpSocket::bind("127.0.0.77:0").expect("a socket");
+    let socket = UdpSocket::bind("127.0.0.78:0").expect("a socket");
     let mut datagrams = Client::on(Wire::Udp, socket, server.address(Wire::Udp));
     let to_datagrams = datagrams.allocate();
     // The same address and port of the client, over TCP.

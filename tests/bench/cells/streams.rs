@@ -1,0 +1,66 @@
+//! Payload of clients over TCP and TLS.
+
+use std::cell::RefCell;
+
+use super::packets::{clients, frame, peer};
+use super::{COST, Cell, Runner, WINDOW, measure};
+use crate::client::Client;
+use crate::forwarder::HEADER;
+use crate::load::{Shape, Sinks, Source, Sources};
+use crate::report::Goal;
+use crate::target::{Target, Transport};
+
+const SERVERS: &[&str] = &["turncast", "coturn"];
+const CLIENTS: usize = 50;
+const PAYLOAD: usize = 1200;
+
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (transport, name, least) in [(Transport::Tcp, "TCP", 1.5), (Transport::Tls, "TLS", 1.0)] {
+        let up = move |target: &Target| upwards(target, transport);
+        let cell = Cell::new(format!("{name} 1200 B x {CLIENTS}"), SERVERS, up);
+        cells.push(cell.goal(Goal::ratio(COST, &["coturn"], least)).quick());
+        let down = move |target: &Target| downwards(target, transport);
+        let name = format!("{name} 1200 B x {CLIENTS} down");
+        cells.push(Cell::new(name, SERVERS, down).goal(Goal::ratio(COST, &["coturn"], least)));
+    }
+    cells
+}
+
+/// A write for each packet, one client after the other.
+fn upwards(target: &Target, transport: Transport) -> Runner {
+    let (socket, address) = peer();
+    let mut clients = clients(target, transport, CLIENTS, (&socket, address));
+    let mut sinks = Sinks::new([&socket].into_iter(), PAYLOAD);
+    let (frame, mut next) = (frame(PAYLOAD), 0);
+    Box::new(move |target, length| {
+        let send = || {
+            clients[next].stream().send(&frame);
+            next = (next + 1) % CLIENTS;
+            1
+        };
+        measure(target, length, WINDOW, send, || sinks.count())
+    })
+}
+
+fn downwards(target: &Target, transport: Transport) -> Runner {
+    let (socket, address) = peer();
+    let clients = RefCell::new(clients(target, transport, CLIENTS, (&socket, address)));
+    let bytes = frame(PAYLOAD)[HEADER..].to_vec();
+    let source = |client: &Client| Source::to(&socket, client.relayed, bytes.clone());
+    let sources = clients.borrow().iter().map(source).collect();
+    let mut sources = Sources::new(sources, Shape { burst: 1, merged: false });
+    let mut buffer = vec![0; 1 << 16];
+    let mut rest = 0;
+    Box::new(move |target, length| {
+        let take = || {
+            for client in clients.borrow_mut().iter_mut() {
+                rest += client.stream().receive(&mut buffer);
+            }
+            let packets = rest / (PAYLOAD + HEADER);
+            rest %= PAYLOAD + HEADER;
+            packets as u64
+        };
+        measure(target, length, WINDOW, || sources.send_next(), take)
+    })
+}
