@@ -77,7 +77,8 @@ fn a_public_host_is_all_that_a_vps_needs() {
         .without("TURNCAST__WEB__LISTEN")
         .without("TURNCAST__TURN__LISTEN");
     secure::certificate(setup.directory());
-    let report = setup.printed(&["check"]);
+    // Both families are told as one, where this machine has both.
+    let report = setup.printed(&["check"]).replace("://*:", "://0.0.0.0:");
     for part in [
         "https://0.0.0.0:443 ",
         "http://0.0.0.0:80 ",
