@@ -14,12 +14,11 @@ use crate::config::{self, Environment, Loaded};
 use crate::credentials::opaque_string;
 use crate::daemon;
 
-/// Broadcast from a browser to browsers, through the strictest NATs: TURN relay, signaling hub
-/// and pages in one daemon.
+/// Broadcast from a browser to browsers: pages, signaling and TURN in one daemon.
 #[derive(Debug, Parser)]
 #[command(name = "turncast", version, max_term_width = 100)]
 struct Arguments {
-    /// The configuration; without it /etc/turncast/turncast.toml, then the defaults.
+    /// Configuration; else /etc/turncast/turncast.toml, if there.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -28,35 +27,49 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon; what turncast does without a command.
+    /// Runs the daemon, as without a command.
     Run,
-    /// Checks the configuration, says what would be bound and what a browser would be told, and
-    /// binds nothing.
+    /// Says what is wrong with the configuration, or what it leads to.
+    ///
+    /// Prints what would be bound, what browsers would be told, the certificate, the
+    /// ports to open, and warnings. Binds nothing. Ends with 2 when the daemon would
+    /// refuse the configuration.
+    #[command(verbatim_doc_comment)]
     Check,
-    /// Relays a packet through every URL that browsers are told by the running daemon, and says
-    /// what to do about those that fail.
+    /// Relays a packet, and says what to do when it does not arrive.
+    ///
+    /// Asks the running daemon by every URL that browsers are told, and ends with 1
+    /// unless all of them work. Has to read the state directory: run it as root, or as
+    /// the user of the daemon.
+    #[command(verbatim_doc_comment)]
     Doctor {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Prints the link with which somebody may broadcast.
+    ///
+    /// Whoever has the link may. Has to read the state directory: run it as root, or as
+    /// the user of the daemon.
+    #[command(verbatim_doc_comment)]
     Invite {
         /// Make a new key first; the old link is worthless at once.
         #[arg(long)]
         rotate: bool,
     },
-    /// Prints a TURN credential, signed with turn.shared_secret, as RTCIceServer JSON.
+    /// Prints a TURN credential for another application, as JSON.
+    ///
+    /// It is signed with turn.shared_secret and has the form of RTCIceServer.
     Credentials {
         /// Whom it is for; the log and the quota go by it.
         #[arg(long, value_parser = credential_name)]
         name: String,
-        /// Seconds until it ends; without it turn.credential_ttl_secs.
+        /// Seconds until it ends; else turn.credential_ttl_secs.
         #[arg(long, value_name = "SECS",
               value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
         ttl: Option<u32>,
     },
-    /// What a configuration looks like.
+    /// Shows what a configuration looks like.
     Config {
         #[command(subcommand)]
         command: ConfigCommand,

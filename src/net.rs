@@ -34,6 +34,17 @@ impl Now {
     pub fn after(self, duration: Duration) -> Self {
         Self { instant: self.instant + duration, unix_secs: self.unix_secs + duration.as_secs() }
     }
+
+    /// How far away a time in seconds since 1970 is, as a person says it: `in 3 hours`.
+    pub fn until(self, unix_secs: u64) -> String {
+        match unix_secs.saturating_sub(self.unix_secs) {
+            0 => "now".to_owned(),
+            1..=60 => "in a minute".to_owned(),
+            left @ 61..7_200 => format!("in {} minutes", left.div_ceil(60)),
+            left @ 7_200..172_800 => format!("in {} hours", left / 3_600),
+            left => format!("in {} days", left / 86_400),
+        }
+    }
 }
 
 /// An address prefix such as `10.0.0.0/8`, `2001:db8::/32`, or a single address.
@@ -363,6 +374,17 @@ mod tests {
         let v6: Prefix = "2001:db8:8000::/33".parse().expect("a prefix");
         assert!(v6.contains(ip("2001:db8:ffff::1")));
         assert!(!v6.contains(ip("2001:db8:7fff::1")));
+    }
+
+    #[test]
+    fn a_time_is_told_as_a_person_says_it() {
+        let now = Now { instant: Instant::now(), unix_secs: 1000 };
+        let far = [(0, "now"), (60, "in a minute"), (61, "in 2 minutes"), (7200, "in 2 hours")];
+        for (secs, told) in far {
+            assert_eq!(now.until(1000 + secs), told);
+        }
+        assert_eq!(now.until(0), "now");
+        assert_eq!(now.until(1000 + 172_800), "in 2 days");
     }
 
     #[test]

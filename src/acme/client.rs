@@ -109,7 +109,10 @@ impl Client {
         // Whatever the authority suggests, nobody asks for one certificate after the other.
         kept.renew_at = kept.renew_at.max(Now::read().unix_secs + self.options.retry.as_secs());
         self.keep(CERTIFICATE, &kept);
-        info!(renew_at = kept.renew_at, "the authority has issued a certificate");
+        info!(
+            renew_at = Now::read().until(kept.renew_at),
+            "the authority has issued a certificate"
+        );
         self.served = Some((kept, facts));
         Ok(())
     }
@@ -135,10 +138,13 @@ impl Client {
                     let method = ordering.challenge.text();
                     info!(method, why = failed.reason, "the authority did not find its challenge");
                 }
-                _ => break,
+                _ => return outcome,
             }
         }
-        outcome
+        match self.options.hosts.first() {
+            Some(host) if turns > 1 => outcome.map_err(|failed| failed.by_every_challenge(host)),
+            _ => outcome,
+        }
     }
 
     /// Asks the authority whether the certificate is to be renewed sooner or later.
@@ -170,7 +176,10 @@ impl Client {
                 let start = start.unwrap_or(0);
                 kept.renew_at = schedule::by_window(start, end.unwrap_or(start), facts, dice());
                 kept.ask_at = schedule::ask_again(now, again.as_secs());
-                info!(renew_at = kept.renew_at, "the authority suggests when to renew");
+                info!(
+                    renew_at = Now::read().until(kept.renew_at),
+                    "the authority suggests when to renew"
+                );
             }
             Ok(Err(instant_acme::Error::Unsupported(_))) => {}
             failed => {
@@ -203,7 +212,7 @@ impl Client {
         warn!(
             why = failure.reason,
             likely = failure.likely_cause.as_deref().unwrap_or("unknown"),
-            next_try = failure.next_try,
+            next_try = Now::read().until(failure.next_try),
             "no certificate from the authority"
         );
         self.failure = Some(failure);

@@ -83,6 +83,22 @@ impl Failed {
             ..Self::ours(reason)
         }
     }
+
+    /// The same after every challenge has failed: to open the port of the last one is not all that
+    /// can be done. What is not about ports stays as it is.
+    pub(super) fn by_every_challenge(self, host: &str) -> Self {
+        match &self.likely_cause {
+            Some(cause) if cause.contains("TCP port") => Self {
+                likely_cause: Some(format!(
+                    "the authority reaches us neither by TCP port 443 of {host} nor by 80: a \
+                     firewall closes them (of this host or of its provider), or {host} leads to \
+                     another machine"
+                )),
+                ..self
+            },
+            _ => self,
+        }
+    }
 }
 
 /// Errors that are about how the authority found us.
@@ -144,6 +160,11 @@ mod tests {
         assert!(likely.contains("leads to another machine"), "{likely}");
         assert!(api("dns", Challenge::Http01).likely_cause.expect("a cause").contains("A or AAAA"));
         assert_eq!(api("nobodyKnows", Challenge::Http01).likely_cause, None);
+        let both = |kind| api(kind, Challenge::Http01).by_every_challenge("live.example");
+        let likely = both("connection").likely_cause.expect("a cause");
+        assert!(likely.contains("neither by TCP port 443 of live.example nor by 80"), "{likely}");
+        let likely = both("serverInternal").likely_cause.expect("a cause");
+        assert_eq!(likely, "the authority itself has trouble");
         assert!(api("accountDoesNotExist", Challenge::Http01).no_account);
     }
 

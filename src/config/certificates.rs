@@ -57,7 +57,8 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         let open = config.web.listen.iter().any(|address| !is_loopback(address.ip()));
         if open && config.web.trusted_proxies.is_empty() {
             let problem = Problem::new("browsers refuse the camera to pages without HTTPS");
-            let help = "set tls.mode to another word, or web.trusted_proxies behind a proxy";
+            let help = "remove the line for HTTPS of our own; behind a proxy that ends HTTPS, set \
+                        web.trusted_proxies to its address";
             findings.warn("tls.mode", problem.help(help));
         }
     } else if mode == TlsMode::SelfSigned {
@@ -65,9 +66,31 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             "the certificate is our own: browsers show a full-page warning before the first page, \
              and cannot use TURN over TLS",
         );
-        let help = "a public public_host with acme.accept_terms = true, or tls.certificate and \
-                    tls.key; behind a reverse proxy tls.mode = \"off\"";
-        findings.warn("tls.mode", problem.help(help));
+        findings.warn("tls.mode", problem.help(trusted_certificate(config)));
+    }
+}
+
+/// How to come to a certificate that browsers trust.
+fn trusted_certificate(config: &Config) -> String {
+    let files = "or set tls.certificate and tls.key";
+    if config.tls.mode == TlsMode::SelfSigned {
+        return format!("tls.mode = \"auto\" gets one from an authority by [acme]; {files}");
+    }
+    if config.acme.accept_terms || !has_public_host(config) {
+        return format!(
+            "set public_host to a name or address that the world can reach, with \
+             acme.accept_terms = true; {files}; behind a proxy that ends HTTPS let web.listen be \
+             on loopback"
+        );
+    }
+    format!("acme.accept_terms = true gets one from the authority{}; {files}", terms(config))
+}
+
+/// Where the terms stand, as far as that is known.
+fn terms(config: &Config) -> &'static str {
+    match config.acme.directory.text().contains("letsencrypt.org") {
+        true => " (terms: https://letsencrypt.org/repository/)",
+        false => "",
     }
 }
 
@@ -104,7 +127,7 @@ fn authority(config: &Config, findings: &mut Findings) {
     if config.tls.mode == TlsMode::Acme {
         if !acme.accept_terms {
             let problem = Problem::new("the terms of the authority are not accepted");
-            let help = "read them, then set acme.accept_terms = true";
+            let help = format!("read them, then set acme.accept_terms = true{}", terms(config));
             findings.refuse("tls.mode", problem.help(help));
         }
         if config.public_host == Host::Auto {

@@ -62,7 +62,9 @@ impl Problem {
 
     /// The problem as text, `level` being `ERROR` or `WARNING`, without a newline at the end.
     pub(super) fn render(&self, level: Level<'_>, sources: &[Source]) -> String {
-        let mut group = Group::with_title(level.primary_title(self.title.as_str()));
+        let title = wrapped(&self.title);
+        let help = self.help.as_deref().map(wrapped);
+        let mut group = Group::with_title(level.primary_title(title.as_str()));
         let place = self.place.as_ref().and_then(|place| Some((sources.get(place.source)?, place)));
         if let Some((source, place)) = place {
             let (line, column) = line_and_column(&source.text, place.span.start);
@@ -86,7 +88,7 @@ impl Problem {
         } else if !self.label.is_empty() {
             group = group.element(Level::NOTE.message(self.label.as_str()));
         }
-        if let Some(help) = &self.help {
+        if let Some(help) = &help {
             group = group.element(Level::HELP.message(help.as_str()));
         }
         Renderer::plain().render(&[group])
@@ -103,6 +105,28 @@ impl Problem {
         format!("{place}{}{help}", self.title)
     }
 }
+
+/// `text` in lines that have room for what stands before them on a terminal of 80 columns.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().filter(|line| {
+            line.is_empty() || line.chars().count() + 1 + word.chars().count() <= COLUMNS
+        });
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
+
+/// A terminal's 80, less `warning: ` or ` = help: `.
+const COLUMNS: usize = 71;
 
 /// The span cut to its first line, so that a multi-line value is not painted all over.
 fn visible(text: &str, span: &Range<usize>) -> Range<usize> {

@@ -72,6 +72,31 @@ fn listeners(config: &Config, findings: &mut Findings) {
             findings.warn("web.trusted_proxies", problem.help("name the proxies alone"));
         }
     }
+    proxy(config, findings);
+}
+
+/// Half of what it takes to stand behind a proxy is a mistake that looks right from within.
+fn proxy(config: &Config, findings: &mut Findings) {
+    let web = &config.web;
+    let is_hidden = !web.listen.is_empty() && web.listen.iter().all(|a| is_loopback(a.ip()));
+    match &config.public_host {
+        Host::Is(name) if is_hidden && web.trusted_proxies.is_empty() => {
+            let is_here = |ip: IpAddr| is_loopback(ip);
+            if name.ip().map_or(name.text() == "localhost", is_here) {
+                return;
+            }
+            let title = format!("only this computer reaches the pages of {}", name.text());
+            let help = "remove the line; behind a proxy on this computer add \
+                        trusted_proxies = [\"127.0.0.1\"]";
+            findings.warn("web.listen", Problem::new(title).help(help));
+        }
+        Host::Auto if !web.trusted_proxies.is_empty() && config.is_loopback_only() => {
+            let problem = Problem::new("behind the proxy only this computer reaches the relay");
+            let help = "set public_host to the name that browsers use";
+            findings.warn("web.trusted_proxies", problem.help(help));
+        }
+        _ => {}
+    }
 }
 
 /// Notes that `address` is used, and refuses a second use.

@@ -31,9 +31,44 @@ fn texts(loaded: &Loaded) -> String {
 
 #[track_caller]
 pub(super) fn assert_says(text: &str, parts: &[&str]) {
+    // Sentences are broken where a terminal ends.
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = words(text);
     for part in parts {
-        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        assert!(said.contains(&words(part)), "{part:?} is not in:\n{text}");
     }
+}
+
+#[test]
+fn what_is_wrong_fits_a_terminal() {
+    let text = mistake("public_hots = \"cast.example.org\"\n");
+    assert_says(&text, &["did you mean public_host?", "[broadcast], [admin], [log]"]);
+    assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+}
+
+#[test]
+fn half_a_proxy_is_warned_of() {
+    let hidden = "public_host = \"live.example.org\"\n[web]\nlisten = \"127.0.0.1:8080\"\n";
+    let told = warnings(hidden);
+    assert_says(&told, &["only this computer reaches the pages of live.example.org"]);
+    assert_says(&told, &["trusted_proxies = [\"127.0.0.1\"]"]);
+    let proxy = "trusted_proxies = [\"127.0.0.1\"]\n";
+    assert_eq!(warnings(&format!("{hidden}{proxy}")), "");
+    assert_eq!(warnings(&hidden.replace("live.example.org", "localhost")), "");
+    let nameless = warnings(&format!("[web]\n{proxy}"));
+    assert_says(&nameless, &["behind the proxy only this computer reaches the relay"]);
+    assert_says(&nameless, &["set public_host to the name that browsers use"]);
+}
+
+#[test]
+fn the_way_to_a_trusted_certificate_is_the_nearest() {
+    let vps = "public_host = \"live.example.org\"\n";
+    let terms = "acme.accept_terms = true gets one from the authority (terms: https://lets";
+    assert_says(&warnings(vps), &[terms]);
+    let inside = "public_host = \"live.internal\"\n[acme]\naccept_terms = true\n";
+    assert_says(&warnings(inside), &["set public_host to a name or address that the world can"]);
+    let own = format!("{vps}[tls]\nmode = \"self-signed\"\n");
+    assert_says(&warnings(&own), &["tls.mode = \"auto\" gets one from an authority"]);
 }
 
 #[test]

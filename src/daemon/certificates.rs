@@ -390,7 +390,8 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
             let made = kept(SELF_SIGNED_FILE)
                 .and_then(|both| Pair::from_pem(&both, &both, Trust::SelfSigned).ok());
             if let Some(pair) = made {
-                lines.push(format!("{}, SHA-256 {}", life(&pair), pair.fingerprint()));
+                lines.push(life(&pair));
+                lines.push(format!("SHA-256 {}", pair.fingerprint()));
             }
         }
         TlsMode::Acme => {
@@ -400,7 +401,7 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
                 .and_then(|(issued, renew_at)| Some((pair(&issued).ok()?, renew_at)));
             lines.push(match found {
                 Some((pair, at)) => {
-                    let line = format!("{}, renewed {}", life(&pair), from_now(at));
+                    let line = format!("{}, renewed {}", life(&pair), Now::read().until(at));
                     served = Some(Certificates::new(pair, "acme"));
                     line
                 }
@@ -411,7 +412,12 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
                 if let Some(likely) = &failure.likely_cause {
                     lines.push(format!("likely: {likely}"));
                 }
-                lines.push(format!("next try {}", from_now(failure.next_try)));
+                let when = Now::read().until(failure.next_try);
+                let at_once = match failure.told_to_wait {
+                    true => "as the authority asks",
+                    false => "or at once by systemctl reload turncast",
+                };
+                lines.push(format!("next try: {when}, {at_once}"));
             }
         }
     }
@@ -420,19 +426,12 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
 
 fn life(pair: &Pair) -> String {
     match pair.not_after() {
-        Some(end) if end > Now::read().unix_secs => format!("good until {}", from_now(end)),
+        Some(end) if end > Now::read().unix_secs => {
+            let left = Now::read().until(end);
+            format!("good for {}", left.strip_prefix("in ").unwrap_or(&left))
+        }
         Some(_) => "expired".to_owned(),
         None => "without a date".to_owned(),
-    }
-}
-
-/// A time in seconds since 1970, as seen from now.
-fn from_now(at: u64) -> String {
-    match at.saturating_sub(Now::read().unix_secs) {
-        0 => "now".to_owned(),
-        left @ 1..7_200 => format!("in {} minutes", left.div_ceil(60)),
-        left @ 7_200..172_800 => format!("in {} hours", left / 3_600),
-        left => format!("in {} days", left / 86_400),
     }
 }
 

@@ -28,7 +28,8 @@ impl Bound {
         let listeners = options::turn_listen(config);
         let streams = listeners.into_iter().filter(|listen| listen.transport != Transport::Udp);
         let bound = streams.map(|TurnListener { transport, address }| {
-            let rival = "; is another turncast or TURN server running?";
+            let rival =
+                "; is another turncast or TURN server running? `ss -ltnp` shows who has the port";
             Ok((transport, pages::bind(transport.scheme(), address, rival)?))
         });
         Ok(Self(bound.collect::<Result<_, Error>>()?))

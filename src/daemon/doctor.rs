@@ -37,7 +37,14 @@ pub fn doctor(loaded: &Loaded, environment: &Environment) -> Result<Report, Erro
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let report = runtime.block_on(doctor::examine(asked(loaded, urls, secret, host)));
+    let mut report = runtime.block_on(doctor::examine(asked(loaded, urls, secret, host)));
+    report.note =
+        pages.filter(|_| loaded.config.is_https() && certificates.is_none()).map(|pages| {
+            format!(
+                "{pages}/: the certificate is self-signed, so browsers show a full-page warning \
+                 first; `turncast check` says why there is no other"
+            )
+        });
     runtime.shutdown_background();
     Ok(report)
 }

@@ -3,7 +3,7 @@
 //! The straight line of [`run`]: log, descriptors, state directory, relay, hub and pages, the
 //! operator's listener; then the friendly lines, `ready`, and the wait for a signal; then
 //! everything in the opposite order, within `shutdown_secs`. The other commands look at the same
-//! configuration and bind nothing. Reload and socket activation are not built yet.
+//! configuration and bind nothing. Socket activation is not built yet.
 
 mod addresses;
 mod certificates;

@@ -29,7 +29,8 @@ const ADMIN_CONNECTIONS: u32 = 64;
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1", b"stun.turn", b"stun.nat-discovery"];
 
 /// Who has a port of the pages, most likely.
-const RIVAL: &str = "; is another turncast or web server running?";
+const RIVAL: &str =
+    "; is another turncast or web server running? `ss -ltnp` shows who has the port";
 
 /// How long a page waits until it comes back after a restart.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

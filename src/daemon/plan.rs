@@ -125,14 +125,18 @@ impl Plan<'_> {
             Some(_) => format!("public_host: {text} is no address of this machine"),
             None => format!("public_host: {text} leads to {public}, no address of this machine"),
         };
+        let correct = match name.ip() {
+            Some(_) => "correct public_host",
+            None => "correct the DNS",
+        };
         let local = best(self.host, public.is_ipv4());
         let pair = local.map(|local| {
             format!(
-                ". If that is the public side of its NAT, write in [turn]; else correct the DNS:\n\
+                ". If that is the public side of its NAT, write in [turn]; else {correct}:\n\
                  relay_addresses = [\"{public}/{local}\"]"
             )
         });
-        Some(leads + pair.as_deref().unwrap_or(": correct the DNS"))
+        Some(leads + pair.as_deref().unwrap_or(&format!(": {correct}")))
     }
 
     fn privileged(&self, privileges: Privileges) -> Option<String> {
@@ -268,6 +272,7 @@ mod tests {
         let told = led(&at("203.0.113.10"), &["198.51.100.7"]).expect("a warning");
         let line = "\nrelay_addresses = [\"203.0.113.10/198.51.100.7\"]";
         assert!(told.ends_with(line), "{told}");
+        assert!(told.contains("else correct public_host:"), "{told}");
         let told = led(&at("no-such-name.invalid"), &["198.51.100.7"]).expect("a warning");
         assert!(told.contains("no-such-name.invalid"), "{told}");
     }

@@ -9,6 +9,7 @@ use super::addresses::best;
 use super::certificates::Look;
 use super::options;
 use crate::config::{Config, Host, Loaded, Publish};
+use crate::doctor::in_lines;
 use crate::telemetry::Secret;
 use crate::tls::Certificates;
 use crate::turn::{DiscoveryPair, NatDiscovery, RelayAddress};
@@ -50,6 +51,22 @@ impl Listeners {
         let admin = self.admin.iter().map(|a| (format!("admin http://{a}"), "metrics, health"));
         web.chain(turn).chain(discovery).chain(admin).collect()
     }
+}
+
+/// Listeners as a person reads them: what listens on every address of both families stands there
+/// once, as `*`.
+fn brief(urls: Vec<(String, &'static str)>) -> Vec<(String, &'static str)> {
+    let is_there = |wanted: &str| urls.iter().any(|(url, _)| url == wanted);
+    let (v6, v4) = ("://[::]:", "://0.0.0.0:");
+    let short = |(url, what): &(String, &'static str)| {
+        if url.contains(v4) && is_there(&url.replace(v4, v6)) {
+            return None;
+        }
+        let is_pair = url.contains(v6) && is_there(&url.replace(v6, v4));
+        let shown = if is_pair { url.replace(v6, "://*:") } else { url.clone() };
+        Some((shown, *what))
+    };
+    urls.iter().filter_map(short).collect()
 }
 
 fn url(TurnListener { transport, address }: &TurnListener) -> String {
@@ -151,8 +168,8 @@ pub(super) fn greeting(
         }
         line("Watch", "the broadcast page shows the link for viewers");
     }
-    for listener in &listeners.turn {
-        line("Relay", &url(listener));
+    for listener in brief(listeners.turn.iter().map(|listener| (url(listener), "")).collect()) {
+        line("Relay", &listener.0);
     }
     for address in &listeners.admin {
         line("Operator", &format!("http://{address}/healthz and /metrics"));
@@ -195,11 +212,16 @@ pub(super) fn check(
         Some(path) => format!("{} (turncast run makes it)", path.display()),
         None => "nowhere: set state_dir".to_owned(),
     };
-    text += &format!("Configuration: {file}\nState: {state}\n\nWould be bound:\n");
-    for (url, what) in listeners.urls(config) {
+    let urls = brief(listeners.urls(config));
+    let star = match urls.iter().any(|(url, _)| url.contains('*')) {
+        true => " (* is every address of this machine)",
+        false => "",
+    };
+    text += &format!("Configuration: {file}\nState: {state}\n\nWould be bound{star}:\n");
+    for (url, what) in urls {
         text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
     }
-    let lines = certificate.lines.join("\n  ");
+    let lines: String = certificate.lines.iter().map(|line| in_lines(line, "  ")).collect();
     let ports = config.turn.relay_ports;
     for address in relay {
         let ports = format!("ports {}-{}", ports.first, ports.last);
@@ -231,7 +253,7 @@ pub(super) fn check(
         (true, _) => "open to everybody",
         (false, _) => "with a key: turncast invite prints the link",
     };
-    text += &format!("  broadcasting  {publish}\n\nCertificate:\n  {lines}\n");
+    text += &format!("  broadcasting  {publish}\n\nCertificate:\n{lines}");
     text += "\nPorts to open, in the firewall of this machine and in the provider's:\n";
     if ports_to_open.is_empty() {
         text += "  none: everything stays on this machine\n";
@@ -243,4 +265,18 @@ pub(super) fn check(
         text += &format!("\n{}\n", warning.text);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_listens_on_every_address_stands_there_once() {
+        let given =
+            ["https://[::]:443", "https://0.0.0.0:443", "udp://[::]:3478", "tcp://0.0.0.0:1"];
+        let shown = brief(given.map(|url| (url.to_owned(), "")).to_vec());
+        let shown: Vec<&str> = shown.iter().map(|(url, _)| url.as_str()).collect();
+        assert_eq!(shown, ["https://*:443", "udp://[::]:3478", "tcp://0.0.0.0:1"]);
+    }
 }

@@ -61,7 +61,8 @@ pub async fn examine(options: Options) -> Report {
     }
     let mut found = running.join_all().await;
     found.sort_by_key(|(index, _)| *index);
-    Report { findings: found.into_iter().flat_map(|(_, findings)| findings).collect() }
+    let findings = found.into_iter().flat_map(|(_, findings)| findings).collect();
+    Report { findings, note: None }
 }
 
 /// One finding for each address that the URL leads to.

@@ -15,6 +15,9 @@ use crate::metrics::Diagnosis;
 pub struct Report {
     /// One for each address that a URL leads to, in the order of the URLs.
     pub findings: Vec<Finding>,
+    /// What is to be said of the pages, which nobody asked for: the relay may be well while
+    /// browsers turn away before it. A sentence without its end.
+    pub note: Option<String>,
 }
 
 /// What was found of one URL, at one of the addresses that it leads to.
@@ -108,13 +111,13 @@ impl Report {
     }
 
     /// `{ok, urls: [{url, ok, diagnosis, address, relayed_address, certificate, elapsed_ms, why,
-    /// next_step}]}`.
+    /// next_step}], note}`.
     pub fn json(&self) -> Value {
         let urls: Vec<Value> = self.findings.iter().map(Finding::json).collect();
-        json!({ "ok": self.is_well(), "urls": urls })
+        json!({ "ok": self.is_well(), "urls": urls, "note": self.note })
     }
 
-    /// A line for each finding, and below a bad one what to do.
+    /// A line for each finding, below a bad one what to do, and the note.
     pub fn text(&self) -> String {
         if self.findings.is_empty() {
             let none = "FAILED  browsers are told no URL: turn.listen and web.listen are empty\n";
@@ -122,11 +125,13 @@ impl Report {
         }
         let line = |finding: &Finding| {
             let word = if finding.is_well() { "ok" } else { "FAILED" };
-            let text = format!("{word:<7} {}: {}\n", finding.url, finding.why);
+            let text = format!("{}: {}", finding.url, finding.why);
+            let text = in_lines(&text, &format!("{word:<7} "));
             let step = finding.next_step.as_deref().map(|step| in_lines(step, NEXT));
             text + &step.unwrap_or_default()
         };
-        self.findings.iter().map(line).collect()
+        let note = self.note.as_deref().map(|note| in_lines(note, NOTE));
+        self.findings.iter().map(line).chain(note).collect()
     }
 }
 
@@ -159,3 +164,4 @@ pub fn in_lines(text: &str, head: &str) -> String {
 
 const COLUMNS: usize = 80;
 const NEXT: &str = "        next: ";
+const NOTE: &str = "note    ";

@@ -95,6 +95,21 @@ fn tls_is_judged_by_the_roots_of_the_system() {
 }
 
 #[test]
+fn pages_that_browsers_warn_of_are_noted() {
+    let setup = Setup::new("[tls]\nmode = \"self-signed\"\n");
+    let daemon = setup.start();
+    let (found, told) = examine(&setup);
+    assert!(found.iter().all(|found| found["ok"] == true), "the relay is well: {told}");
+    assert!(told.contains("note    https://localhost:"), "{told}");
+    assert!(told.contains("self-signed"), "{told}");
+    daemon.stop();
+    let setup = Setup::new("");
+    let daemon = setup.start();
+    assert!(!examine(&setup).1.contains("note"));
+    daemon.stop();
+}
+
+#[test]
 fn a_self_signed_certificate_is_called_so() {
     let setup = Setup::new(FILES);
     let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");

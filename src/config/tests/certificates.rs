@@ -50,7 +50,7 @@ fn what_a_source_of_certificates_needs_has_to_be_there() {
     assert_says(&section("email = \"a b@c\"\n"), &["no e-mail address"]);
     assert_says(&section("directory = \"http://a/\"\n"), &["begins with https://"]);
     let own = "[web]\nlisten = \"0.0.0.0:443\"\n";
-    assert_says(&warnings(own), &["browsers show a full-page warning", "tls.mode = \"off\""]);
+    assert_says(&warnings(own), &["browsers show a full-page warning", "on loopback"]);
     let unused = "[tls]\nmode = \"off\"\ncertificate = \"c\"\nkey = \"k\"\n";
     assert_says(&warnings(unused), &["tls.mode is another, so this file is not used"]);
 }

@@ -72,7 +72,7 @@ fn issue(challenge: &str, host: impl Fn(&Address) -> String) {
     assert_eq!(mode(&kept), 0o600);
     assert_eq!(https::served(daemon.https(), &host), served);
     let check = setup.printed(&["check"]);
-    assert!(check.contains("good until") && check.contains("renewed in"), "{check}");
+    assert!(check.contains("good for") && check.contains("renewed in"), "{check}");
     let log = daemon.stop();
     assert!(!log.contains(REFUSED), "{log}");
 }
