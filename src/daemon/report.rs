@@ -193,6 +193,19 @@ pub(super) struct Known<'a> {
     pub(super) ports: Vec<(String, &'static str)>,
 }
 
+/// A line for each listener, under its heading.
+fn would_be_bound(urls: Vec<(String, &'static str)>) -> String {
+    let star = match urls.iter().any(|(url, _)| url.contains('*')) {
+        true => " (* is every address of this machine)",
+        false => "",
+    };
+    let mut text = format!("Would be bound{star}:\n");
+    for (url, what) in urls {
+        text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
+    }
+    text
+}
+
 /// What `turncast check` prints.
 pub(super) fn check(
     loaded: &Loaded,
@@ -212,15 +225,8 @@ pub(super) fn check(
         Some(path) => format!("{} (turncast run makes it)", path.display()),
         None => "nowhere: set state_dir".to_owned(),
     };
-    let urls = brief(listeners.urls(config));
-    let star = match urls.iter().any(|(url, _)| url.contains('*')) {
-        true => " (* is every address of this machine)",
-        false => "",
-    };
-    text += &format!("Configuration: {file}\nState: {state}\n\nWould be bound{star}:\n");
-    for (url, what) in urls {
-        text += &format!("  {:<32} {what}\n", url.trim_start_matches("admin "));
-    }
+    text += &format!("Configuration: {file}\nState: {state}\n\n");
+    text += &would_be_bound(brief(listeners.urls(config)));
     let lines: String = certificate.lines.iter().map(|line| in_lines(line, "  ")).collect();
     let ports = config.turn.relay_ports;
     for address in relay {
