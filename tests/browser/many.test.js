@@ -8,7 +8,7 @@ import { authorityFor } from "./harness/authority.js";
 import { closing } from "./harness/cleanup.js";
 import { KEY } from "./harness/daemon.js";
 import { mayMakeNetworks, Network, SERVER, SERVER_V6 } from "./harness/network.js";
-import { becomes, goLive, leaveNothing, noQuotaHit, watch } from "./harness/pages.js";
+import { becomes, goElsewhere, goLive, leaveNothing, noQuotaHit, watch } from "./harness/pages.js";
 import { browserFor, daemonFor, namesFor } from "./harness/stage.js";
 
 const NAME = "cast.example.org";
@@ -75,5 +75,6 @@ test(`${VIEWERS} viewers are relayed, over every URL and both families`, { skip 
     && !name.includes("handshake_time"));
   assert.ok(hits.length > 0);
   assert.deepEqual(hits.filter(([, value]) => value > 0), []);
+  await goElsewhere(daemon, ...watchers);
   await leaveNothing(daemon, ...watchers, broadcaster);
 });

@@ -116,6 +116,15 @@ export async function rowsBecome(page, wanted, timeout = STATE_MS) {
   });
 }
 
+/**
+ * Many pages leave a room. Chromium gives a tab that is closed half a second for its farewell,
+ * which many at once may miss; one that goes elsewhere and stays open says it for sure.
+ */
+export async function goElsewhere(daemon, ...watchers) {
+  for (const page of watchers) await page.goto("about:blank");
+  await daemon.metricBecomes("turncast_watchers", 0, 10_000);
+}
+
 /** Leaves as a person does, and sees that the relay forgets both within two seconds. */
 export async function leaveNothing(daemon, ...pages) {
   for (const page of pages) await page.close();
