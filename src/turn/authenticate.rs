@@ -238,7 +238,7 @@ struct Proven<'a> {
 
 impl<'a> Attempt<'_, '_, 'a> {
     fn matches(self, keys: &LongTermKeys) -> bool {
-        self.message.integrity_ok(keys.by(self.algorithm)) == Some(true)
+        self.message.integrity_ok_by(keys, self.algorithm) == Some(true)
     }
 
     /// Whether a credential may not do any more what this request asks for. An expired credential
@@ -262,7 +262,7 @@ impl<'a> Attempt<'_, '_, 'a> {
         let limited = TimeLimited::parse(&username);
         let too_late = limited.is_some_and(|limited| self.is_too_late(limited, strict));
         let proven = self.matches(&own.key.keys) && !too_late;
-        let (username, keys) = (Cow::Owned(username), own.key.keys);
+        let (username, keys) = (Cow::Owned(username), own.key.keys.clone());
         proven.then_some(Proven { username, keys, holder: Holder::Owner })
     }
 
@@ -297,9 +297,9 @@ impl<'a> Attempt<'_, '_, 'a> {
 
     fn prove_fixed(self, username: Cow<'a, str>) -> Option<Proven<'a>> {
         let (keys, known) = self.shared.fixed_users.keys(&username);
-        let matched = self.matches(&keys);
+        let matched = self.matches(keys);
         let name = known.filter(|_| matched)?;
-        Some(Proven { username, keys, holder: Holder::User(name) })
+        Some(Proven { username, keys: keys.clone(), holder: Holder::User(name) })
     }
 
     fn prove_grant(self, username: Cow<'a, str>, live: Option<Arc<Grant>>) -> Option<Proven<'a>> {

@@ -321,7 +321,7 @@ impl Server {
         let answering = Answering::to(five_tuple, &message);
         match authenticate(&self.shared, now, &five_tuple, &message, own) {
             Ok(caller) => {
-                let key = caller.key;
+                let key = caller.key.clone();
                 match self.execute(now, five_tuple, message, caller, actions) {
                     Ok(success) => self.succeed(&answering, success, &key, actions),
                     Err(reject) => self.refuse(&answering, &reject, Some(&key), actions),

@@ -82,7 +82,7 @@ pub(in crate::turn) fn begin(
         five_tuple: request.five_tuple,
         transaction: request.message.transaction_id(),
         username: (*request.caller.username).into(),
-        key: request.caller.key,
+        key: request.caller.key.clone(),
         tag: match &tcp {
             Some(_) => Tag::TCP,
             None => Tag::new(grant.as_ref().map(|grant| grant.room())),
