@@ -357,7 +357,7 @@ impl Server {
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
         }
-        let control = Control::decode(&message).map_err(|_| Reject::from(Why::BadAttribute))?;
+        let control = Control::of(message);
         let request = Request { now, five_tuple, message, control, caller };
         let (shared, metrics) = (&*self.shared, &*self.metrics);
         if message.method() == Method::ALLOCATE {

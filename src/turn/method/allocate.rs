@@ -251,7 +251,7 @@ impl Wish {
     }
 
     /// What RFC 6062, §5.1, asks of a request for TCP besides.
-    fn check_tcp(control: &Control, transport: Transport) -> Result<(), Reject> {
+    fn check_tcp(control: &Control<'_>, transport: Transport) -> Result<(), Reject> {
         // Step 2: the client comes over UDP => 400.
         if transport == Transport::Udp {
             return Err(Why::TcpOverUdp.into());
