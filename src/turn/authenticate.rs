@@ -108,7 +108,7 @@ pub(super) fn authenticate<'a>(
     let attempt = Attempt { shared, now, message, algorithm: asked.algorithm };
     let own = own.filter(|own| claim.name.is_of(&own.username, &shared.options().realm));
     let proven = match own {
-        Some(own) => attempt.prove_owner(own),
+        Some(own) => attempt.prove_owner(claim.name, own),
         None => attempt.prove(claim.name),
     };
     let realm_ok = opaque_string(claim.realm).is_some_and(|realm| realm == shared.options().realm);
@@ -256,13 +256,16 @@ impl<'a> Attempt<'_, '_, 'a> {
     /// The holder of an allocation goes on with the keys that made it. A grant is not bound to
     /// the clock here, however strict the operator: the hub revokes it, and that ends the
     /// allocation itself.
-    fn prove_owner(self, own: &Allocation) -> Option<Proven<'a>> {
-        let username = own.username.to_string();
+    fn prove_owner(self, name: Name<'a>, own: &Allocation) -> Option<Proven<'a>> {
+        let username = match name {
+            Name::Open(text) if *text == *own.username => Cow::Borrowed(text),
+            Name::Open(_) | Name::Hidden(_) => Cow::Owned(own.username.to_string()),
+        };
         let strict = self.shared.options().strict_expiry && own.grant.is_none();
         let limited = TimeLimited::parse(&username);
         let too_late = limited.is_some_and(|limited| self.is_too_late(limited, strict));
         let proven = self.matches(&own.key.keys) && !too_late;
-        let (username, keys) = (Cow::Owned(username), own.key.keys.clone());
+        let keys = own.key.keys.clone();
         proven.then_some(Proven { username, keys, holder: Holder::Owner })
     }
 
