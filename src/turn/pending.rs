@@ -124,7 +124,7 @@ impl Server {
             return;
         }
         let reserves = pending.pair.is_some();
-        let bytes = allocate::finish(&self.shared, &mut self.entropy, now, own, pending);
+        let bytes = allocate::finish(&self.shared, &mut self.entropy, now, own, *pending);
         let client = Addr::from(five_tuple.client);
         for relayed in own.relayed().map(Addr::from) {
             info!(%client, %relayed, "allocation created");
