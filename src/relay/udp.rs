@@ -102,50 +102,21 @@ impl Sockets {
         Ok(Self { poll, clients, relays: FxHashMap::default(), relay_buffer_bytes })
     }
 
-    /// No listeners and no inbox: the sockets of the allocations of one client, whose own messages
-    /// come over a stream.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub(super) fn of_stream(relay_buffer_bytes: usize) -> io::Result<Self> {
-        let poll = Poll::new(EVENTS_OF_STREAM)?;
-        Ok(Self { poll, clients: Vec::new(), relays: FxHashMap::default(), relay_buffer_bytes })
-    }
-
-    /// Whether there is no allocation.
-    pub(super) fn has_no_relay(&self) -> bool {
-        self.relays.is_empty()
-    }
-
     /// Binds the socket `relay` of an allocation.
     pub(super) fn bind(&mut self, relay: RelayId, local: SocketAddr) -> Result<(), BindFailure> {
-        let socket = self.open(local)?;
+        let socket = open(local, self.relay_buffer_bytes)?;
         self.watch(relay, socket)
     }
 
     /// Binds a socket that is held for a later allocation, here or at another worker. Nobody reads
     /// it until then; its receive buffer bounds what gathers.
     pub(super) fn reserve(&self, local: SocketAddr) -> Result<HeldSocket, BindFailure> {
-        self.open(local).map(HeldSocket::new)
+        open(local, self.relay_buffer_bytes).map(HeldSocket::new)
     }
 
     /// Takes a socket over that was held for the allocation of `relay`.
     pub(super) fn adopt(&mut self, relay: RelayId, held: HeldSocket) -> Result<(), BindFailure> {
-        // Only `reserve` makes them, so it is a socket of its kind.
-        let socket: Socket = held.into_socket().ok_or(BindFailure::Unavailable)?;
-        // What came before anybody asked for the address is for nobody; later it might pass for
-        // what somebody was permitted to send.
-        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
-        for _ in 0..EARLY_MAX {
-            if socket.recv(&mut byte).is_err() {
-                break;
-            }
-        }
-        self.watch(relay, socket)
-    }
-
-    fn open(&self, local: SocketAddr) -> Result<Socket, BindFailure> {
-        relay_socket(local, self.relay_buffer_bytes).map_err(bind_failure)
+        self.watch(relay, taken_over(held)?)
     }
 
     fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
@@ -185,8 +156,6 @@ impl Sockets {
 
 /// The most sockets that one wait of a worker reports.
 const EVENTS: usize = 256;
-/// The same for the few sockets of one client.
-const EVENTS_OF_STREAM: usize = 4;
 
 /// Datagrams that wait for the end of the batch, to leave with one call per socket.
 ///
@@ -388,6 +357,26 @@ impl Outbound {
         self.waiting.clear();
         self.answers.clear();
     }
+}
+
+/// A bound socket for an allocation.
+pub(super) fn open(local: SocketAddr, buffer_bytes: usize) -> Result<Socket, BindFailure> {
+    relay_socket(local, buffer_bytes).map_err(bind_failure)
+}
+
+/// A socket that [`open`] made and that was held until now.
+pub(super) fn taken_over(held: HeldSocket) -> Result<Socket, BindFailure> {
+    // Nothing else is held for an allocation over UDP, so it is a socket of its kind.
+    let socket: Socket = held.into_socket().ok_or(BindFailure::Unavailable)?;
+    // What came before anybody asked for the address is for nobody; later it might pass for what
+    // somebody was permitted to send.
+    let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+    for _ in 0..EARLY_MAX {
+        if socket.recv(&mut byte).is_err() {
+            break;
+        }
+    }
+    Ok(socket)
 }
 
 pub(super) fn bind_failure(error: io::Error) -> BindFailure {
