@@ -256,7 +256,7 @@ fn smoke() {
     report::check();
     markdown::check();
     let cores = prepare();
-    let kinds = ["single 172 B x 50", "merged", "Binding", "cycle", "TLS", "latency"];
+    let kinds = ["single 172 B x 50", "merged", "Binding", "cycle", "TLS", "latency", "overload"];
     let wanted = |cell: &Cell| cell.quick && kinds.iter().any(|kind| cell.name.contains(kind));
     let mut passed = 0;
     for cell in cells::all().into_iter().filter(wanted) {
@@ -282,7 +282,7 @@ fn smoke() {
 /// Whether a run had anything to measure.
 fn arrived(sample: &Sample) -> bool {
     let there = |(name, value): &(&str, f64)| {
-        ["k/s", "p50 us"].contains(name) && value.is_finite() && *value > 0.0
+        ["k/s", "p50 us", "delivered %"].contains(name) && value.is_finite() && *value > 0.0
     };
     sample.iter().any(there)
 }
