@@ -23,9 +23,10 @@ type Load = (&'static str, fn(&Target, u64));
 
 /// Prints a line and the most expensive functions for each load.
 pub(crate) fn run(cores: Cores) {
-    let loads: [Load; 4] = [
+    let loads: [Load; 5] = [
         ("ChannelData 1200 B x 50, to the peer", up),
         ("ChannelData 1200 B x 50, to the client", down),
+        ("ChannelData 1200 B x 50, client to client", across),
         ("Binding", binding),
         ("Allocate, 401, Allocate, Refresh 0", allocation),
     ];
@@ -94,6 +95,13 @@ fn down(target: &Target, units: u64) {
     let sources = Sources::new(clients.iter().map(source).collect(), SINGLE);
     let sinks = Sinks::new(clients.iter().map(Client::datagrams), 1200 + HEADER);
     exchange(sources, sinks, units);
+}
+
+fn across(target: &Target, units: u64) {
+    let clients = packets::pairs(target, CLIENTS);
+    let source = |client: &Client| Source::connected(client.datagrams(), packets::frame(1200));
+    let sources = Sources::new(clients.iter().map(source).collect(), SINGLE);
+    exchange(sources, Sinks::new(clients.iter().map(Client::datagrams), 1200 + HEADER), units);
 }
 
 fn binding(target: &Target, units: u64) {

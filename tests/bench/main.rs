@@ -10,6 +10,7 @@ mod cells;
 mod client;
 mod forwarder;
 mod load;
+mod markdown;
 mod process;
 mod report;
 mod target;
@@ -27,6 +28,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use cells::{Cell, Sample};
 use client::Credential;
+use markdown::Page;
 use process::Cores;
 use report::Results;
 use target::{External, NAMES, Target};
@@ -62,6 +64,9 @@ struct Arguments {
     /// A file that the lines of JSON are added to, instead of the standard output.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// A file for the table as `README.md` has it; what was in it is lost.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
     /// Says what the cells are.
     #[arg(long)]
     list: bool,
@@ -71,6 +76,9 @@ struct Arguments {
     /// What cargo adds.
     #[arg(long, hide = true)]
     bench: bool,
+    /// Keeps a core busy.
+    #[arg(long, hide = true)]
+    neighbour: bool,
     /// Serves as one of the forwarders.
     #[arg(long, hide = true)]
     forwarder: Option<forwarder::Kind>,
@@ -107,7 +115,9 @@ impl Arguments {
 fn main() {
     let given: Vec<String> = std::env::args().skip(1).collect();
     // `cargo test` starts it, too, with arguments for tests; one that names a test means another.
-    let role = ["--bench", "--forwarder"].iter().any(|role| given.iter().any(|it| it == role));
+    let role = ["--bench", "--forwarder", "--neighbour"]
+        .iter()
+        .any(|role| given.iter().any(|it| it == role));
     if !role {
         if given.iter().all(|it| it.starts_with('-')) {
             smoke();
@@ -117,6 +127,9 @@ fn main() {
     let arguments = Arguments::parse();
     if let Some(kind) = arguments.forwarder {
         return forwarder::run(kind);
+    }
+    if arguments.neighbour {
+        return process::compute();
     }
     let cells: Vec<Cell> = cells::all().into_iter().filter(|it| arguments.wants(it)).collect();
     if arguments.list {
@@ -128,10 +141,15 @@ fn main() {
         return callgrind::run(cores);
     }
     let start = Instant::now();
+    let mut page = Page::new(&conditions(&arguments), arguments.server.is_some());
     for cell in cells {
         let results = run(&cell, &arguments, cores);
         print!("{}", results.table());
         tell(&results, arguments.json.as_ref());
+        page.add(&results);
+        if let Some(path) = &arguments.markdown {
+            page.write(path);
+        }
     }
     println!("\n{} s", start.elapsed().as_secs());
 }
@@ -151,15 +169,10 @@ fn describe(cores: Cores) {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned()
     };
-    let version = |program: &str, argument: &str| {
-        let output = std::process::Command::new(program).arg(argument).output();
-        let text = output.map(|it| String::from_utf8_lossy(&it.stdout).into_owned());
-        text.unwrap_or_default().lines().last().unwrap_or_default().to_owned()
-    };
     println!("{}", first_line("/proc/version", "Linux"));
     println!("{}", first_line("/proc/cpuinfo", "model name"));
     println!("load average {}", first_line("/proc/loadavg", ""));
-    println!("compiler {}; coturn {}", version("rustc", "-V"), version("turnserver", "--version"));
+    println!("compiler {}; coturn {}", version(RUSTC), version(TURNSERVER));
     println!("servers on core {}, the load on core {}", cores.server, cores.load);
     if cores.server == cores.load {
         println!("only one core may be used: rates and latencies mean little");
@@ -167,6 +180,34 @@ fn describe(cores: Cores) {
     if cfg!(debug_assertions) {
         println!("this is a debug build: the figures mean nothing");
     }
+}
+
+/// The last line of what a program says of its version.
+fn version((program, argument): (&str, &str)) -> String {
+    let output = std::process::Command::new(program).arg(argument).output();
+    let text = output.map(|it| String::from_utf8_lossy(&it.stdout).into_owned());
+    text.unwrap_or_default().lines().last().unwrap_or_default().to_owned()
+}
+
+const RUSTC: (&str, &str) = ("rustc", "-V");
+const TURNSERVER: (&str, &str) = ("turnserver", "--version");
+
+/// The same in one line, without what only this one machine has.
+fn conditions(arguments: &Arguments) -> String {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel: Vec<&str> = kernel.trim().split('.').take(2).collect();
+    let rustc = version(RUSTC);
+    let rustc = rustc.split(' ').nth(1).unwrap_or_default();
+    let cores = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cores = cores.lines().filter(|line| line.starts_with("processor")).count();
+    format!(
+        "{cores} cores, loopback, Linux {}, rustc {rustc}, coturn {}; median (quartiles) of {} \
+         runs of {} ms.",
+        kernel.join("."),
+        version(TURNSERVER),
+        arguments.runs(),
+        arguments.length().as_millis(),
+    )
 }
 
 /// Starts the servers of a cell, sets the clients up, and runs them in turn.
@@ -177,7 +218,8 @@ fn run(cell: &Cell, arguments: &Arguments, cores: Cores) -> Results {
         cell.targets.contains(name) && (asked.is_empty() || asked.iter().any(|it| it == name))
     };
     let there = NAMES.into_iter().filter(wanted);
-    let there = there.filter_map(|name| Target::start(name, cores, external.as_ref()));
+    let there =
+        there.filter_map(|name| Target::start(name, cell.workers, cores, external.as_ref()));
     let mut all: Vec<_> = there
         .map(|target| {
             let runner = (cell.prepare)(&target);
@@ -212,13 +254,14 @@ fn tell(results: &Results, file: Option<&PathBuf>) {
 /// That everything here works, for `cargo test`: a cell of each kind until something has arrived.
 fn smoke() {
     report::check();
+    markdown::check();
     let cores = prepare();
-    let kinds = ["single 172 B x 50", "merged", "Binding", "cycle", "TLS", "latency"];
+    let kinds = ["single 172 B x 50", "merged", "Binding", "cycle", "TLS", "latency", "overload"];
     let wanted = |cell: &Cell| cell.quick && kinds.iter().any(|kind| cell.name.contains(kind));
     let mut passed = 0;
     for cell in cells::all().into_iter().filter(wanted) {
         for name in NAMES.into_iter().filter(|name| cell.targets.contains(name)) {
-            let Some(target) = Target::start(name, cores, None) else { continue };
+            let Some(target) = Target::start(name, cell.workers, cores, None) else { continue };
             let mut runner = (cell.prepare)(&target);
             let start = Instant::now();
             let mut samples = Vec::new();
@@ -239,7 +282,7 @@ fn smoke() {
 /// Whether a run had anything to measure.
 fn arrived(sample: &Sample) -> bool {
     let there = |(name, value): &(&str, f64)| {
-        ["k/s", "p50 us"].contains(name) && value.is_finite() && *value > 0.0
+        ["k/s", "p50 us", "delivered %"].contains(name) && value.is_finite() && *value > 0.0
     };
     sample.iter().any(there)
 }

@@ -1,12 +1,12 @@
 //! Processes on cores: where they run, what they cost, how much memory they hold.
 
 use std::fs;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 /// The core of the servers and the core of the load generator; the same one if there is no other.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,16 @@ pub(crate) fn pin(core: usize) {
     sched_setaffinity(Pid::from_raw(0), &set).expect("a core that is allowed");
 }
 
+/// Takes what it gets of its core, until whoever started it has ended.
+pub(crate) fn compute() {
+    let parent = getppid();
+    while getppid() == parent {
+        for _ in 0..1 << 16 {
+            std::hint::spin_loop();
+        }
+    }
+}
+
 /// A server; killed when dropped if it was started here.
 pub(crate) struct Process {
     id: u32,
@@ -47,6 +57,12 @@ impl Process {
         pin(cores.load);
         let child = child.unwrap_or_else(|err| panic!("{:?}: {err}", command.get_program()));
         Self { id: child.id(), child: Some(child) }
+    }
+
+    /// A program on the servers' core that computes all the time, see [`compute`].
+    pub(crate) fn neighbour(cores: Cores) -> Self {
+        let own = std::env::current_exe().expect("this program");
+        Self::start(Command::new(own).arg("--neighbour").stdin(Stdio::null()), cores)
     }
 
     /// A process that somebody else has started.

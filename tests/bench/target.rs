@@ -52,24 +52,31 @@ pub(crate) struct Target {
     /// Of a TURN server.
     pub(crate) credential: Option<Credential>,
     process: Option<Process>,
+    cores: Cores,
     _directory: Option<TempDir>,
 }
 
 impl Target {
-    /// Starts one, on the servers' core; `None` when it is not installed, or not asked for.
-    pub(crate) fn start(name: &str, cores: Cores, external: Option<&External>) -> Option<Self> {
+    /// Starts one, on the servers' core; `None` when it is not installed, or not asked for. Only
+    /// our daemon takes `workers`.
+    pub(crate) fn start(
+        name: &str,
+        workers: usize,
+        cores: Cores,
+        external: Option<&External>,
+    ) -> Option<Self> {
         match name {
-            "turncast" => Some(Self::turncast(cores, None)),
+            "turncast" => Some(Self::turncast(cores, workers, None)),
             "coturn" => installed("turnserver").then(|| Self::coturn(cores)),
             "epoll" => Some(Self::forwarder("epoll", cores)),
             "mmsg" => Some(Self::forwarder("mmsg", cores)),
             "segmented" => Some(Self::forwarder("segmented", cores)),
-            _ => external.map(Self::external),
+            _ => external.map(|it| Self::external(it, cores)),
         }
     }
 
-    /// One worker, no limit that would bite, and a log as busy services have it.
-    fn turncast(cores: Cores, profile: Option<&Path>) -> Self {
+    /// No limit that would bite, and a log as busy services have it.
+    fn turncast(cores: Cores, workers: usize, profile: Option<&Path>) -> Self {
         let (ports, web) = ([free_port(), free_port()], free_port());
         let config = format!(
             r#"
@@ -87,7 +94,7 @@ impl Target {
             listen = ["udp://127.0.0.1:{0}", "tcp://127.0.0.1:{0}", "tls://127.0.0.1:{1}"]
             relay_addresses = ["127.0.0.1"]
             relay_ports = "10000-65535"
-            workers = 1
+            workers = {workers}
             users = [{{ name = "{USERNAME}", password = "{PASSWORD}" }}]
             allow_peers = ["{PEER}/32"]
             [turn.limits]
@@ -119,7 +126,7 @@ impl Target {
     /// Our daemon with its instructions counted; the file with the counts is there at its end.
     pub(crate) fn under_valgrind(cores: Cores) -> (Self, NamedTempFile) {
         let profile = NamedTempFile::new().expect("a file");
-        (Self::turncast(cores, Some(profile.path())), profile)
+        (Self::turncast(cores, 1, Some(profile.path())), profile)
     }
 
     /// Ends it in order.
@@ -169,6 +176,7 @@ impl Target {
             web: None,
             credential: Some(credential),
             process: Some(process),
+            cores,
             _directory: Some(directory),
         };
         target.wait();
@@ -185,10 +193,19 @@ impl Target {
         BufReader::new(out).read_line(&mut line).expect("the forwarder says where it is");
         let udp = line.trim().parse().expect("an address");
         let process = Some(process);
-        Self { name, udp, streams: None, web: None, credential: None, process, _directory: None }
+        Self {
+            name,
+            udp,
+            streams: None,
+            web: None,
+            credential: None,
+            process,
+            cores,
+            _directory: None,
+        }
     }
 
-    fn external(external: &External) -> Self {
+    fn external(external: &External, cores: Cores) -> Self {
         let target = Self {
             name: EXTERNAL,
             udp: external.address,
@@ -196,6 +213,7 @@ impl Target {
             web: None,
             credential: Some(external.credential.clone()),
             process: external.process.map(Process::foreign),
+            cores,
             _directory: None,
         };
         target.wait();
@@ -241,6 +259,11 @@ impl Target {
     /// What it has used of its core so far; zero for a server whose process is not known.
     pub(crate) fn cpu(&self) -> Duration {
         self.process.as_ref().map_or(Duration::ZERO, Process::cpu)
+    }
+
+    /// Somebody who competes for its core.
+    pub(crate) fn neighbour(&self) -> Process {
+        Process::neighbour(self.cores)
     }
 
     /// Its own resident memory in bytes.

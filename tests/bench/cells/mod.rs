@@ -26,6 +26,8 @@ pub(crate) struct Cell {
     /// The servers, as far as they are there.
     pub(crate) targets: &'static [&'static str],
     pub(crate) goals: Vec<Goal>,
+    /// Workers of our daemon.
+    pub(crate) workers: usize,
     /// How many runs are enough for a figure that does not scatter.
     pub(crate) runs_max: usize,
     /// Whether `--quick` has it, too.
@@ -41,7 +43,8 @@ impl Cell {
         prepare: impl Fn(&Target) -> Runner + 'static,
     ) -> Self {
         let (name, prepare) = (name.into(), Box::new(prepare));
-        Self { name, targets, goals: Vec::new(), runs_max: usize::MAX, quick: false, prepare }
+        let (goals, workers, runs_max) = (Vec::new(), 1, usize::MAX);
+        Self { name, targets, goals, workers, runs_max, quick: false, prepare }
     }
 
     fn goal(mut self, goal: Goal) -> Self {

@@ -11,6 +11,7 @@ use crate::target::{PEER, Target, Transport};
 
 const ALL: &[&str] = &["turncast", "coturn", "epoll", "mmsg", "segmented", "server"];
 const PLAIN: &[&str] = &["turncast", "coturn", "epoll", "mmsg", "server"];
+const OWN_AND_COTURN: &[&str] = &["turncast", "coturn"];
 const SINGLE: Shape = Shape { burst: 1, merged: false };
 
 pub(super) fn cells() -> Vec<Cell> {
@@ -46,6 +47,11 @@ pub(super) fn cells() -> Vec<Cell> {
         let cell = Cell::new(name, PLAIN, prepare).goal(Goal::ratio(COST, &["coturn"], 2.0));
         cells.push(if clients == 50 { cell.quick() } else { cell });
     }
+    let prepare = |target: &Target| across(target, 50, 1200);
+    let cell = Cell::new("client to client 1200 B x 50, two workers", OWN_AND_COTURN, prepare);
+    let cell = cell.goal(Goal::ratio(COST, &["coturn"], 2.0));
+    // The kernel chooses the worker of each client: half of the pairs are at two different ones.
+    cells.push(Cell { workers: 2, ..cell });
     cells
 }
 
@@ -123,15 +129,21 @@ fn downwards(target: &Target, count: usize, payload: usize, shape: Shape) -> Run
 
 /// Each client's peer is the relayed address of another.
 fn across(target: &Target, count: usize, payload: usize) -> Runner {
+    let clients = pairs(target, count);
+    let source = |client: &Client| Source::connected(client.datagrams(), frame(payload));
+    let sources = Sources::new(clients.iter().map(source).collect(), SINGLE);
+    let sinks = Sinks::new(clients.iter().map(Client::datagrams), payload + HEADER);
+    run(clients, sources, sinks, SINGLE)
+}
+
+/// Clients, of whom each two have a channel to the other's relayed address.
+pub(crate) fn pairs(target: &Target, count: usize) -> Vec<Client> {
     let mut clients: Vec<Client> = (0..count).map(|_| target.client(Transport::Udp)).collect();
     for index in 0..count {
         let other = clients[index ^ 1].relayed;
         clients[index].bind(other);
     }
-    let source = |client: &Client| Source::connected(client.datagrams(), frame(payload));
-    let sources = Sources::new(clients.iter().map(source).collect(), SINGLE);
-    let sinks = Sinks::new(clients.iter().map(Client::datagrams), payload + HEADER);
-    run(clients, sources, sinks, SINGLE)
+    clients
 }
 
 fn run(clients: Vec<Client>, mut sources: Sources, mut sinks: Sinks, shape: Shape) -> Runner {
