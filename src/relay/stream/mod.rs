@@ -29,6 +29,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::sys::Features;
 use super::worker::guard;
 use crate::credentials::Entropy;
 use crate::edge;
@@ -74,6 +75,7 @@ pub struct Streams {
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: Arc<Registry>,
     pub(super) limits: StreamLimits,
+    pub(super) features: Features,
     pub(super) relay_buffer_bytes: usize,
     pub(super) entropy: Mutex<Entropy>,
     /// Counters that nobody writes to now. They are counted on by the next connection, so that
