@@ -1,19 +1,16 @@
-//! A worker's sockets, and the datagrams that wait to leave through them.
+//! A worker's sockets, and what each of them has learned about the traffic that passes it.
 
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustc_hash::FxHashMap;
 use socket2::Socket;
 
+use super::outbound::Queue;
 use super::sys::{
-    BATCH, Datagram, Poll, RecvBatch, SendBatch, SocketError, relay_socket, set_dont_fragment,
-    was_address_in_use, was_exhausted,
+    BATCH, Features, Poll, Segmenting, relay_socket, set_merging, was_address_in_use, was_exhausted,
 };
-use crate::metrics::{DropReason, WorkerMetrics};
-use crate::turn::{BindFailure, FiveTuple, HeldSocket, RelayId};
+use crate::turn::{BindFailure, HeldSocket, RelayId};
 
 /// What a socket is to its worker, packed into the number that epoll hands back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,9 +44,75 @@ impl Token {
     }
 }
 
+/// A socket, and what is known about its traffic.
+pub(super) struct Port {
+    socket: Socket,
+    /// What waits to leave through it.
+    pub(super) queue: Queue,
+    segmenting: Segmenting,
+    pub(super) merging: Merging,
+}
+
+impl Port {
+    fn new(socket: Socket, features: Features) -> Self {
+        let (segmenting, merging) =
+            (Segmenting::new(features.segment), Merging::new(features.merge));
+        Self { socket, queue: Queue::default(), segmenting, merging }
+    }
+
+    /// The socket itself.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// What it takes to send.
+    pub(super) fn outlet(&mut self) -> (BorrowedFd<'_>, &mut Segmenting) {
+        (self.socket.as_fd(), &mut self.segmenting)
+    }
+
+    /// Learns how one receive went: how many pieces came, how many of them were merged, and
+    /// whether what came alone left in runs all the same. Says whether the kernel merges from now
+    /// on, which it does once a socket has seen runs: single packets only pay for being asked.
+    pub(super) fn learn(&mut self, pieces: usize, merged: usize, in_runs: bool) -> bool {
+        self.merging.lately = merged * 2 > pieces;
+        let asks = self.merging.possible && in_runs && merged == 0;
+        if !asks {
+            return false;
+        }
+        // Once, whether it works or not. There is no way back, for what the kernel has merged
+        // already would come without its borders.
+        self.merging.possible = false;
+        set_merging(self.fd()).is_ok()
+    }
+}
+
+/// Whether a socket is one whose datagrams arrive merged (`UDP_GRO`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Merging {
+    /// It may become one.
+    possible: bool,
+    /// Most of what it received last was.
+    lately: bool,
+}
+
+impl Merging {
+    const fn new(possible: bool) -> Self {
+        Self { possible, lately: false }
+    }
+
+    /// How many pieces to receive at once: few large ones, so that they are still in the
+    /// processor's cache when they leave.
+    pub(super) fn pieces(self) -> usize {
+        if self.lately { PIECES } else { BATCH }
+    }
+}
+
+/// Pieces of many datagrams per receive.
+const PIECES: usize = 4;
+
 /// One listener of one worker.
 pub(super) struct ClientSocket {
-    socket: Socket,
+    port: Port,
     local: SocketAddr,
     wildcard: bool,
 }
@@ -78,8 +141,10 @@ impl ClientSocket {
 pub(super) struct Sockets {
     pub(super) poll: Poll,
     clients: Vec<ClientSocket>,
-    relays: FxHashMap<RelayId, Socket>,
+    /// Those of the allocations, each at the place of its number: the engine's numbers are dense.
+    relays: Vec<Option<Port>>,
     relay_buffer_bytes: usize,
+    features: Features,
 }
 
 impl Sockets {
@@ -91,15 +156,17 @@ impl Sockets {
         wake: BorrowedFd<'_>,
         listeners: Vec<(Socket, SocketAddr)>,
         relay_buffer_bytes: usize,
+        features: Features,
     ) -> io::Result<Self> {
         let poll = Poll::new(EVENTS)?;
         poll.add(wake, Token::Wake.number())?;
         let mut clients = Vec::with_capacity(listeners.len());
         for ((socket, local), index) in listeners.into_iter().zip(0..) {
             poll.add(socket.as_fd(), Token::Client(index).number())?;
-            clients.push(ClientSocket { socket, local, wildcard: local.ip().is_unspecified() });
+            let (port, wildcard) = (Port::new(socket, features), local.ip().is_unspecified());
+            clients.push(ClientSocket { port, local, wildcard });
         }
-        Ok(Self { poll, clients, relays: FxHashMap::default(), relay_buffer_bytes })
+        Ok(Self { poll, clients, relays: Vec::new(), relay_buffer_bytes, features })
     }
 
     /// Binds the socket `relay` of an allocation.
@@ -122,13 +189,19 @@ impl Sockets {
     fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
         let watched = self.poll.add(socket.as_fd(), Token::Relay(relay.0).number());
         watched.map_err(bind_failure)?;
-        self.relays.insert(relay, socket);
+        let place = relay.0 as usize;
+        if place >= self.relays.len() {
+            self.relays.resize_with(place + 1, || None);
+        }
+        self.relays[place] = Some(Port::new(socket, self.features));
         Ok(())
     }
 
     /// Closes the socket of allocation `relay`.
     pub(super) fn close(&mut self, relay: RelayId) {
-        self.relays.remove(&relay);
+        if let Some(place) = self.relays.get_mut(relay.0 as usize) {
+            *place = None;
+        }
     }
 
     /// The listener of that index.
@@ -136,18 +209,21 @@ impl Sockets {
         self.clients.get(index as usize)
     }
 
-    /// The socket that `token` stands for.
-    pub(super) fn socket(&self, token: Token) -> Option<BorrowedFd<'_>> {
+    /// The socket that `token` stands for, with what is known about it.
+    #[inline]
+    pub(super) fn port_mut(&mut self, token: Token) -> Option<&mut Port> {
         match token {
             Token::Wake => None,
-            Token::Client(index) => self.client(index).map(|client| client.socket.as_fd()),
-            Token::Relay(id) => self.relays.get(&RelayId(id)).map(AsFd::as_fd),
+            Token::Client(index) => {
+                self.clients.get_mut(index as usize).map(|client| &mut client.port)
+            }
+            Token::Relay(id) => self.relays.get_mut(id as usize)?.as_mut(),
         }
     }
 
     /// The listener that answers to `server` leave through, and the address that they must be
     /// told to leave from.
-    fn route(&self, server: SocketAddr) -> Option<(Token, Option<SocketAddr>)> {
+    pub(super) fn route(&self, server: SocketAddr) -> Option<(Token, Option<SocketAddr>)> {
         let index = self.clients.iter().position(|client| client.serves(server))?;
         let from = self.clients[index].wildcard.then_some(server);
         Some((Token::Client(u32::try_from(index).ok()?), from))
@@ -157,207 +233,8 @@ impl Sockets {
 /// The most sockets that one wait of a worker reports.
 const EVENTS: usize = 256;
 
-/// Datagrams that wait for the end of the batch, to leave with one call per socket.
-///
-/// Payloads stay where they were received: the batch may not be refilled before
-/// [`Outbound::flush`].
-pub(super) struct Outbound {
-    waiting: Vec<Waiting>,
-    answers: Vec<Vec<u8>>,
-    batch: SendBatch,
-    errors: Errors,
-}
-
-/// ICMP errors that wait for the engine, with the relay socket that each came to.
-#[derive(Debug, Default)]
-pub(super) struct Errors {
-    pub(super) waiting: Vec<(RelayId, SocketError)>,
-    /// How many found no room.
-    pub(super) lost: usize,
-}
-
-impl Errors {
-    fn push(&mut self, relay: RelayId, error: SocketError) {
-        if self.waiting.len() < ERRORS_MAX {
-            self.waiting.push((relay, error));
-        } else {
-            self.lost += 1;
-        }
-    }
-}
-
 /// The most datagrams thrown away from a socket that was held: more than its buffer has room for.
 const EARLY_MAX: usize = 16_384;
-
-/// The most ICMP errors that wait at once: a client is told of some, and of no flood.
-const ERRORS_MAX: usize = 64;
-
-struct Waiting {
-    socket: Token,
-    /// Keeps the order of the datagrams of one socket.
-    sequence: u32,
-    to: SocketAddr,
-    from: Option<SocketAddr>,
-    marks: Marks,
-    body: Body,
-}
-
-/// What the IP header of a datagram says besides addresses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Marks {
-    /// DSCP and ECN: those of the datagram that the payload came in (RFC 8656, section 14).
-    pub(super) traffic_class: u8,
-    /// The DF bit, for IPv4.
-    pub(super) dont_fragment: bool,
-}
-
-enum Body {
-    /// A part of a slot of the received batch.
-    Slot { index: usize, range: Range<usize> },
-    /// An answer that the engine wrote.
-    Answer(usize),
-}
-
-impl Outbound {
-    /// Nothing waits.
-    pub(super) fn new() -> Self {
-        let waiting = Vec::with_capacity(BATCH);
-        Self { waiting, answers: Vec::new(), batch: SendBatch::new(), errors: Errors::default() }
-    }
-
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    /// Whether something waits to leave through relay socket `relay`, or an error of it for the
-    /// engine.
-    pub(super) fn waits_for(&self, relay: RelayId) -> bool {
-        let token = Token::Relay(relay.0);
-        self.waiting.iter().any(|waiting| waiting.socket == token)
-            || self.errors.waiting.iter().any(|(of, _)| *of == relay)
-    }
-
-    /// Payload `range` of slot `index` goes to a peer.
-    pub(super) fn push_to_peer(
-        &mut self,
-        relay: RelayId,
-        to: SocketAddr,
-        (index, range): (usize, Range<usize>),
-        marks: Marks,
-    ) {
-        self.push(Token::Relay(relay.0), to, None, marks, Body::Slot { index, range });
-    }
-
-    /// The bytes `range` of slot `index` go to a client; whether one of our listeners is in
-    /// charge of it.
-    pub(super) fn push_to_client(
-        &mut self,
-        sockets: &Sockets,
-        five_tuple: FiveTuple,
-        (index, range): (usize, Range<usize>),
-        marks: Marks,
-    ) -> bool {
-        let Some((socket, from)) = sockets.route(five_tuple.server) else {
-            return false;
-        };
-        self.push(socket, five_tuple.client, from, marks, Body::Slot { index, range });
-        true
-    }
-
-    /// An answer goes to a client; whether one of our listeners is in charge of it.
-    pub(super) fn push_answer(
-        &mut self,
-        sockets: &Sockets,
-        five_tuple: FiveTuple,
-        bytes: Vec<u8>,
-    ) -> bool {
-        let Some((socket, from)) = sockets.route(five_tuple.server) else {
-            return false;
-        };
-        let body = Body::Answer(self.answers.len());
-        self.answers.push(bytes);
-        self.push(socket, five_tuple.client, from, Marks::default(), body);
-        true
-    }
-
-    fn push(
-        &mut self,
-        socket: Token,
-        to: SocketAddr,
-        from: Option<SocketAddr>,
-        marks: Marks,
-        body: Body,
-    ) {
-        let sequence = self.waiting.len() as u32;
-        self.waiting.push(Waiting { socket, sequence, to, from, marks, body });
-    }
-
-    /// Notes an ICMP error that came to relay socket `relay`.
-    pub(super) fn note_error(&mut self, relay: RelayId, error: SocketError) {
-        self.errors.push(relay, error);
-    }
-
-    /// What came to relay sockets since the last call.
-    pub(super) fn take_errors(&mut self) -> Errors {
-        std::mem::take(&mut self.errors)
-    }
-
-    /// Sends all that waits, grouped by socket, in order; what the kernel does not take is
-    /// counted and forgotten.
-    pub(super) fn flush(
-        &mut self,
-        sockets: &Sockets,
-        received: &RecvBatch,
-        metrics: &WorkerMetrics,
-    ) {
-        self.waiting.sort_unstable_by_key(|waiting| (waiting.socket, waiting.sequence));
-        let alike = |a: &Waiting, b: &Waiting| {
-            a.socket == b.socket && a.marks.dont_fragment == b.marks.dont_fragment
-        };
-        for group in self.waiting.chunk_by(alike) {
-            let Some(socket) = sockets.socket(group[0].socket) else {
-                count(metrics, DropReason::SendFailed, group.len());
-                continue;
-            };
-            // Its bit is the socket's, so it is set for this group alone; who asked for it is not
-            // served without.
-            let unfragmented = group[0].marks.dont_fragment;
-            if unfragmented && set_dont_fragment(socket, true).is_err() {
-                count(metrics, DropReason::SendFailed, group.len());
-                continue;
-            }
-            let errors = &mut self.errors;
-            let each = |error| {
-                if let Token::Relay(relay) = group[0].socket {
-                    errors.push(RelayId(relay), error);
-                }
-            };
-            let outcome = self.batch.send(socket, group.len(), each, |index| {
-                let waiting = &group[index];
-                let bytes = match &waiting.body {
-                    Body::Slot { index, range } => received.bytes(*index, range.clone()),
-                    Body::Answer(index) => &self.answers[*index],
-                };
-                let Waiting { to, from, marks, .. } = *waiting;
-                Datagram { bytes, to, from, traffic_class: marks.traffic_class }
-            });
-            if unfragmented {
-                // What was set a moment ago can be set back.
-                let _ = set_dont_fragment(socket, false);
-            }
-            count(metrics, DropReason::SendBufferFull, outcome.full);
-            count(metrics, DropReason::SendFailed, outcome.failed);
-        }
-        self.forget();
-    }
-
-    /// Forgets what waits, unsent: after a panic in the middle of it.
-    pub(super) fn forget(&mut self) {
-        self.waiting.clear();
-        self.answers.clear();
-    }
-}
 
 /// A bound socket for an allocation.
 pub(super) fn open(local: SocketAddr, buffer_bytes: usize) -> Result<Socket, BindFailure> {
@@ -389,12 +266,6 @@ pub(super) fn bind_failure(error: io::Error) -> BindFailure {
     }
 }
 
-fn count(metrics: &WorkerMetrics, reason: DropReason, datagrams: usize) {
-    for _ in 0..datagrams {
-        metrics.dropped(reason);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,17 +282,18 @@ mod tests {
     #[test]
     fn bind_failures_are_told_apart() {
         let wake = Wake::new().expect("an eventfd");
-        let mut sockets = Sockets::new(wake.as_fd(), Vec::new(), 1 << 16).expect("sockets");
+        let sockets = Sockets::new(wake.as_fd(), Vec::new(), 1 << 16, Features::ALL);
+        let mut sockets = sockets.expect("sockets");
         // An address of this test alone: nobody takes the port in between.
         let taken = UdpSocket::bind("127.0.0.81:0").expect("a socket");
         let taken = taken.local_addr().map(|address| (taken, address)).expect("an address");
         assert_eq!(sockets.bind(RelayId(1), taken.1), Err(BindFailure::PortTaken));
         let gone = "203.0.113.77:50000".parse().expect("a test address");
         assert_eq!(sockets.bind(RelayId(1), gone), Err(BindFailure::Unavailable));
-        assert_eq!(sockets.relays.len(), 0);
+        assert_eq!(sockets.relays.iter().flatten().count(), 0);
         drop(taken.0);
         assert_eq!(sockets.bind(RelayId(1), taken.1), Ok(()));
-        assert_eq!(sockets.relays.len(), 1);
+        assert_eq!(sockets.relays.iter().flatten().count(), 1);
         sockets.close(RelayId(1));
         UdpSocket::bind(taken.1).expect("the port is free again");
     }

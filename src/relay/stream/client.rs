@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
+use super::super::outbound::{self, Sent};
 use super::super::shared::Commands;
-use super::super::sys::{Datagram, RecvBatch, SendBatch, SocketError, set_dont_fragment};
+use super::super::sys::{Datagram, RecvBatch, Run, SendBatch, SocketError};
 use super::super::udp::open;
 use super::super::worker::guard;
 use super::outbox::Outbox;
@@ -64,7 +65,7 @@ impl Client {
             released: now.instant,
             is_overrun: false,
             bound: None,
-            relays: Relays::default(),
+            relays: Relays::new(lease.streams.features),
             peers: None,
             relay_buffer_bytes,
             actions: Actions::new(),
@@ -261,38 +262,23 @@ impl Client {
         let alike =
             |a: &Outgoing, b: &Outgoing| a.relay == b.relay && a.dont_fragment == b.dont_fragment;
         let mut errors = Vec::new();
+        let mut sent = Sent::default();
         for group in outgoing.chunk_by(alike) {
             let Outgoing { relay, dont_fragment, .. } = group[0];
-            let Some(socket) = self.relays.socket(relay) else {
-                self.dropped_all(DropReason::SendFailed, group.len());
+            let Some(outlet) = self.relays.outlet(relay) else {
+                group.iter().for_each(|_| self.dropped(DropReason::SendFailed));
                 continue;
             };
-            // The bit is the socket's, so it is set for this group alone.
-            if dont_fragment && set_dont_fragment(socket, true).is_err() {
-                self.dropped_all(DropReason::SendFailed, group.len());
-                continue;
-            }
-            let each = |error| errors.push((relay, error));
-            let outcome = send.send(socket, group.len(), each, |index| {
-                let Outgoing { to, payload, .. } = &group[index];
+            let runs = group.iter().map(|Outgoing { to, payload, .. }| {
                 let bytes = &bytes[payload.clone()];
-                Datagram { bytes, to: *to, from: None, traffic_class: 0 }
+                Run::single(Datagram { bytes, to: *to, from: None, traffic_class: 0 })
             });
-            if dont_fragment {
-                // What was set a moment ago can be set back.
-                let _ = set_dont_fragment(socket, false);
-            }
-            self.dropped_all(DropReason::SendBufferFull, outcome.full);
-            self.dropped_all(DropReason::SendFailed, outcome.failed);
+            let each = |error| errors.push((relay, error));
+            let outcome = outbound::send(outlet, dont_fragment, runs, send, each);
+            sent.add(outcome, &self.lease.metrics);
         }
         outgoing.clear();
         self.tell_errors(errors);
-    }
-
-    fn dropped_all(&self, reason: DropReason, count: usize) {
-        for _ in 0..count {
-            self.dropped(reason);
-        }
     }
 
     /// Whether there was room.

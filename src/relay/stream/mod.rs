@@ -2,10 +2,10 @@
 //! that has this one client, so no packet crosses threads.
 //!
 //! The straight line: `edge` accepts, ends TLS and calls [`Streams::serve`]; the framer finds the
-//! messages; the engine decides, as for UDP; the payloads of one read leave through the allocation's
-//! socket by one call, and what a batch of that socket brings gathers in an outbox of bounded size,
-//! which is written by one call. A slow client loses packets and holds up nobody. The allocation
-//! ends with the connection.
+//! messages; the engine decides, as for UDP; the payloads of one read leave through the
+//! allocation's socket together, and what a batch of that socket brings gathers in an outbox of
+//! bounded size, which is written at once. A slow client loses packets and holds up nobody. The
+//! allocation ends with the connection.
 //!
 //! With a TCP allocation (RFC 6062) peers come and are connected in `peers.rs`; a connection whose
 //! client binds one of these is a `splice.rs` from then on, and the framer is asked no more.
@@ -29,6 +29,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::sys::Features;
 use super::worker::guard;
 use crate::credentials::Entropy;
 use crate::edge;
@@ -74,6 +75,7 @@ pub struct Streams {
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: Arc<Registry>,
     pub(super) limits: StreamLimits,
+    pub(super) features: Features,
     pub(super) relay_buffer_bytes: usize,
     pub(super) entropy: Mutex<Entropy>,
     /// Counters that nobody writes to now. They are counted on by the next connection, so that

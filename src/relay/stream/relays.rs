@@ -10,17 +10,34 @@ use std::task::{Context, Poll, ready};
 
 use socket2::Socket;
 
-use super::super::sys::{BATCH, RecvBatch, SocketError, Watched, drain_errors};
+use super::super::sys::{
+    BATCH, Features, RecvBatch, Segmenting, SocketError, Watched, drain_errors,
+};
 use super::super::udp::{bind_failure, open, taken_over};
 use crate::turn::{BindFailure, HeldSocket, RelayId};
 
 /// The sockets; none without an allocation over UDP.
-#[derive(Debug, Default)]
-pub(super) struct Relays(Vec<(RelayId, Watched)>);
+#[derive(Debug)]
+pub(super) struct Relays {
+    open: Vec<Relay>,
+    features: Features,
+}
+
+/// One socket, and what it has learned.
+#[derive(Debug)]
+struct Relay {
+    id: RelayId,
+    watched: Watched,
+    segmenting: Segmenting,
+}
 
 impl Relays {
+    pub(super) const fn new(features: Features) -> Self {
+        Self { open: Vec::new(), features }
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.open.is_empty()
     }
 
     /// Binds the socket `relay` of an allocation.
@@ -40,15 +57,16 @@ impl Relays {
 
     /// Closes the socket of allocation `relay`.
     pub(super) fn close(&mut self, relay: RelayId) {
-        self.0.retain(|(id, _)| *id != relay);
-        if self.0.is_empty() {
-            self.0 = Vec::new();
+        self.open.retain(|open| open.id != relay);
+        if self.open.is_empty() {
+            self.open = Vec::new();
         }
     }
 
-    pub(super) fn socket(&self, relay: RelayId) -> Option<BorrowedFd<'_>> {
-        let (_, watched) = self.0.iter().find(|(id, _)| *id == relay)?;
-        Some(watched.as_fd())
+    /// What it takes to send from the socket `relay`.
+    pub(super) fn outlet(&mut self, relay: RelayId) -> Option<(BorrowedFd<'_>, &mut Segmenting)> {
+        let Relay { watched, segmenting, .. } = self.open.iter_mut().find(|it| it.id == relay)?;
+        Some((Watched::as_fd(watched), segmenting))
     }
 
     /// Receives one batch from socket `index`: whose it is and how many datagrams, after which
@@ -61,15 +79,15 @@ impl Relays {
         batch: &mut RecvBatch,
         errors: &mut Vec<(RelayId, SocketError)>,
     ) -> Poll<(RelayId, usize)> {
-        let Some((relay, watched)) = self.0.get(index) else { return Poll::Pending };
+        let Some(Relay { id, watched, .. }) = self.open.get(index) else { return Poll::Pending };
         let ready = ready!(watched.poll(cx));
         let count = match batch.recv(watched.as_fd()) {
             Ok(count) => count,
             Err(error) => {
                 // It is one of an earlier datagram, and is gone with being told.
-                drain_errors(watched.as_fd(), |error| errors.push((*relay, error)));
+                drain_errors(watched.as_fd(), |error| errors.push((*id, error)));
                 if error.kind() != io::ErrorKind::WouldBlock {
-                    return Poll::Ready((*relay, 0));
+                    return Poll::Ready((*id, 0));
                 }
                 0
             }
@@ -77,12 +95,13 @@ impl Relays {
         if count < BATCH {
             ready.clear();
         }
-        Poll::Ready((*relay, count))
+        Poll::Ready((*id, count))
     }
 
     fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
         let watched = Watched::new(socket).map_err(bind_failure)?;
-        self.0.push((relay, watched));
+        let segmenting = Segmenting::new(self.features.segment);
+        self.open.push(Relay { id: relay, watched, segmenting });
         Ok(())
     }
 }
