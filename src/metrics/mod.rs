@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use labels::{
-    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, Status,
+    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, Shortcut, Status,
 };
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
@@ -46,6 +46,7 @@ pub struct WorkerMetrics {
     refused: Vec<Count>,
     drops: Vec<Count>,
     limits: Vec<Count>,
+    shortcuts: Vec<Count>,
     /// Packets and bytes of payload relayed from clients to peers.
     pub to_peer: Traffic,
     /// Packets and bytes of payload relayed from peers to clients.
@@ -105,6 +106,7 @@ impl Default for WorkerMetrics {
             refused: counts(Method::ALL.len() * Code::ALL.len()),
             drops: counts(DropReason::ALL.len()),
             limits: counts(Limit::ALL.len()),
+            shortcuts: counts(Shortcut::ALL.len()),
             to_peer: Traffic::default(),
             to_client: Traffic::default(),
             allocations_created: Count::default(),
@@ -136,6 +138,12 @@ impl WorkerMetrics {
         self.limits[limit as usize].add(1);
     }
 
+    /// Counts a packet between two allocations of ours that no socket sees.
+    #[inline]
+    pub fn shortcut(&self, between: Shortcut) {
+        self.shortcuts[between as usize].add(1);
+    }
+
     /// The requests of `method` so far.
     pub fn requests(&self, method: Method) -> u64 {
         self.requests[method as usize].value()
@@ -149,6 +157,11 @@ impl WorkerMetrics {
     /// The packets dropped for `reason` so far.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].value()
+    }
+
+    /// The packets that went by a shortcut so far.
+    pub fn shortcuts(&self, between: Shortcut) -> u64 {
+        self.shortcuts[between as usize].value()
     }
 
     /// How often `limit` bit so far.
@@ -355,6 +368,11 @@ impl Scrape {
             (direction("to_client"), m.sum(|w| w.to_client.bytes.value())),
         ];
         counters(out, "relayed_bytes", "Bytes of payload relayed", bytes.into_iter())?;
+        let shortcuts = Shortcut::ALL
+            .iter()
+            .map(|&between| ([(Shortcut::KEY, between.text())], m.sum(|w| w.shortcuts(between))));
+        let help = "Datagrams between allocations of this relay, by no socket";
+        counters(out, "shortcut_packets", help, shortcuts)?;
         let created = m.sum(|w| w.allocations_created.value());
         counter(out, "allocations_created", "Allocations made since the start", created)?;
         gauge(out, "allocations", "Allocations that live now", m.allocations())?;

@@ -7,6 +7,7 @@
 //! with `unsafe`. Clients over TCP and TLS are tasks of their own, see `stream/`. There is no
 //! segmentation offload yet.
 
+mod hop;
 mod listen;
 mod shared;
 mod stream;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hop::{Courier, Office};
 use listen::Listeners;
 pub use shared::Handle;
 use shared::Inbox;
@@ -132,11 +134,13 @@ impl Relay {
         }
         let (alive, workers_left) = channel();
         let registry = Arc::new(Registry::new(alive.clone()));
+        let office = Office::new(&inboxes, options.streams.write_queue_bytes);
         let handle = Handle::new(inboxes, Arc::clone(&registry));
         let streams = Arc::new(Streams {
             shared: Arc::clone(&shared),
             metrics: Arc::clone(metrics),
             registry,
+            office: Arc::clone(&office),
             limits: options.streams,
             relay_buffer_bytes: options.relay_buffer_bytes,
             entropy: Mutex::new(child(entropy)),
@@ -148,6 +152,7 @@ impl Relay {
             let seed = Seed {
                 sockets,
                 inbox,
+                courier: office.worker(index),
                 heartbeat: heartbeats.add(name.clone(), Instant::now()),
                 metrics: metrics.worker(),
                 shared: Arc::clone(&shared),
@@ -213,6 +218,7 @@ impl Drop for Relay {
 struct Seed {
     sockets: Sockets,
     inbox: Arc<Inbox>,
+    courier: Courier,
     heartbeat: Arc<crate::metrics::Heartbeat>,
     metrics: Arc<crate::metrics::WorkerMetrics>,
     shared: Arc<Shared>,
@@ -222,9 +228,9 @@ struct Seed {
 
 impl Seed {
     fn grow(self) {
-        let Self { sockets, inbox, heartbeat, metrics, shared, entropy, alive } = self;
-        let engine = Server::new(shared, Arc::clone(&metrics), entropy);
-        Worker { engine, sockets, inbox, metrics, heartbeat }.run();
+        let Self { sockets, inbox, courier, heartbeat, metrics, shared, entropy, alive } = self;
+        let engine = Server::new(shared, Arc::clone(&metrics), entropy).named(courier.engine());
+        Worker { engine, sockets, inbox, courier, metrics, heartbeat }.run();
         drop(alive);
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustc_hash::FxHashMap;
 use socket2::Socket;
 
+use super::hop::Parcel;
 use super::sys::{
     BATCH, Datagram, Poll, RecvBatch, SendBatch, SocketError, relay_socket, set_dont_fragment,
     was_address_in_use, was_exhausted,
@@ -195,6 +196,7 @@ const EVENTS_OF_STREAM: usize = 4;
 pub(super) struct Outbound {
     waiting: Vec<Waiting>,
     answers: Vec<Vec<u8>>,
+    parcels: Vec<Box<Parcel>>,
     batch: SendBatch,
     errors: Errors,
 }
@@ -245,6 +247,8 @@ pub(super) struct Marks {
 enum Body {
     /// A part of a slot of the received batch.
     Slot { index: usize, range: Range<usize> },
+    /// A part of a parcel of another engine.
+    Parcel { index: usize, range: Range<usize> },
     /// An answer that the engine wrote.
     Answer(usize),
 }
@@ -252,8 +256,13 @@ enum Body {
 impl Outbound {
     /// Nothing waits.
     pub(super) fn new() -> Self {
-        let waiting = Vec::with_capacity(BATCH);
-        Self { waiting, answers: Vec::new(), batch: SendBatch::new(), errors: Errors::default() }
+        Self {
+            waiting: Vec::with_capacity(BATCH),
+            answers: Vec::new(),
+            parcels: Vec::with_capacity(BATCH),
+            batch: SendBatch::new(),
+            errors: Errors::default(),
+        }
     }
 
     /// Whether nothing waits.
@@ -286,6 +295,31 @@ impl Outbound {
         };
         self.push(socket, five_tuple.client, from, marks, Body::Slot { index, range });
         true
+    }
+
+    /// The bytes `range` of a parcel go to a client; whether one of our listeners is in charge of
+    /// it. The parcel is kept for [`Outbound::take_parcel`] in any case.
+    pub(super) fn push_parcel(
+        &mut self,
+        sockets: &Sockets,
+        parcel: Box<Parcel>,
+        to_client: Option<(FiveTuple, Range<usize>)>,
+    ) -> bool {
+        let marks = Marks { traffic_class: parcel.traffic_class, dont_fragment: false };
+        let index = self.parcels.len();
+        self.parcels.push(parcel);
+        let Some((five_tuple, range)) = to_client else { return true };
+        let Some((socket, from)) = sockets.route(five_tuple.server) else {
+            return false;
+        };
+        self.push(socket, five_tuple.client, from, marks, Body::Parcel { index, range });
+        true
+    }
+
+    /// A parcel that nothing waits in, once all was sent.
+    pub(super) fn take_parcel(&mut self) -> Option<Box<Parcel>> {
+        debug_assert!(self.is_empty());
+        self.parcels.pop()
     }
 
     /// An answer goes to a client; whether one of our listeners is in charge of it.
@@ -360,6 +394,7 @@ impl Outbound {
                 let waiting = &group[index];
                 let bytes = match &waiting.body {
                     Body::Slot { index, range } => received.bytes(*index, range.clone()),
+                    Body::Parcel { index, range } => self.parcels[*index].bytes(range.clone()),
                     Body::Answer(index) => &self.answers[*index],
                 };
                 let Waiting { to, from, marks, .. } = *waiting;

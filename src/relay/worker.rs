@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::hop::{Courier, Mailbox, Parcel};
 use super::shared::{Commands, Inbox};
 use super::sys::{BATCH, Event, RecvBatch, SocketError, drain_errors};
 use super::udp::{Marks, Outbound, Sockets, Token};
@@ -29,6 +30,7 @@ pub(super) struct Worker {
     pub(super) engine: Server,
     pub(super) sockets: Sockets,
     pub(super) inbox: Arc<Inbox>,
+    pub(super) courier: Courier,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) heartbeat: Arc<Heartbeat>,
 }
@@ -85,8 +87,15 @@ impl Running {
     }
 
     fn round(&mut self) -> std::io::Result<()> {
-        let timeout = self.timeout();
-        let events = self.worker.sockets.poll.wait(timeout)?;
+        let mut timeout = self.timeout();
+        if self.worker.courier.mailbox().is_some_and(|mailbox| !mailbox.may_sleep()) {
+            timeout = Duration::ZERO;
+        }
+        let waited = self.worker.sockets.poll.wait(timeout);
+        if let Some(mailbox) = self.worker.courier.mailbox() {
+            mailbox.awake();
+        }
+        let events = waited?;
         self.now = Now::read();
         self.worker.heartbeat.beat(self.now.instant);
         for index in 0..events {
@@ -96,6 +105,7 @@ impl Running {
                 token => self.read(token, event),
             }
         }
+        self.read_mailbox();
         if self.reservations_at <= self.now.instant {
             self.reservations_at = self.now.instant + BEAT;
             self.ask(|engine, now, _| engine.sweep_reservations(now));
@@ -195,6 +205,43 @@ impl Running {
         }
     }
 
+    /// Hands what other engines have brought to the engine, but no more than its share.
+    fn read_mailbox(&mut self) {
+        for _ in 0..MAILBOX_BATCHES {
+            let mut count = 0;
+            while count < BATCH
+                && let Some(parcel) = self.worker.courier.mailbox().and_then(Mailbox::take)
+            {
+                count += 1;
+                self.handle_parcel(parcel);
+            }
+            if count == 0 {
+                return;
+            }
+            self.flush();
+            while let Some(parcel) = self.outbound.take_parcel() {
+                if let Some(mailbox) = self.worker.courier.mailbox() {
+                    mailbox.give_back(parcel);
+                }
+            }
+        }
+    }
+
+    fn handle_parcel(&mut self, mut parcel: Box<Parcel>) {
+        let Self { worker, outbound, now, .. } = self;
+        let hop = parcel.hop;
+        let (buffer, payload) = parcel.slot_mut();
+        let verdict =
+            guard(&worker.metrics, || worker.engine.handle_hop(*now, &hop, buffer, payload));
+        let to_client = match verdict {
+            Some(Verdict::ToClient { five_tuple, datagram }) => Some((five_tuple, datagram)),
+            _ => None,
+        };
+        if !outbound.push_parcel(&worker.sockets, parcel, to_client) {
+            worker.metrics.dropped(DropReason::SendFailed);
+        }
+    }
+
     fn handle_client(&mut self, client: u32, index: usize) {
         let Some(received) = self.received.received(index) else {
             return self.worker.metrics.dropped(DropReason::TooLong);
@@ -205,11 +252,12 @@ impl Running {
         };
         let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
         let Self { worker, actions, now, .. } = self;
-        let datagram = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
+        let datagram = HEADROOM..HEADROOM + received.len;
+        let buffer = self.received.slot_mut(index, received.len);
         let verdict = guard(&worker.metrics, || {
-            worker.engine.handle_client(*now, five_tuple, datagram, actions)
+            worker.engine.handle_client_in_place(*now, five_tuple, buffer, datagram, actions)
         });
-        self.obey_verdict(verdict, (index, HEADROOM), received.traffic_class);
+        self.obey_verdict(verdict, index, received.traffic_class);
     }
 
     fn handle_peer(&mut self, relay: RelayId, index: usize) {
@@ -223,29 +271,26 @@ impl Running {
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_peer(*now, relay, received.from, buffer, payload)
         });
-        self.obey_verdict(verdict, (index, 0), received.traffic_class);
+        self.obey_verdict(verdict, index, received.traffic_class);
     }
 
-    /// Queues what the engine decided about slot `index`; `offset` is where the bytes it saw begin
-    /// in the slot. DSCP and ECN are handed on.
-    fn obey_verdict(
-        &mut self,
-        verdict: Option<Verdict>,
-        (index, offset): (usize, usize),
-        traffic_class: u8,
-    ) {
+    /// Queues what the engine decided about slot `index`. DSCP and ECN are handed on.
+    fn obey_verdict(&mut self, verdict: Option<Verdict>, index: usize, traffic_class: u8) {
         match verdict {
             None | Some(Verdict::Done) => {}
+            Some(Verdict::ToEngine { hop, payload }) => {
+                let Self { worker, received, .. } = self;
+                let payload = received.bytes(index, payload);
+                worker.courier.carry(&worker.metrics, hop, traffic_class, payload);
+            }
             Some(Verdict::ToPeer { relay, peer, payload, dont_fragment }) => {
-                let range = payload.start + offset..payload.end + offset;
                 let marks = Marks { traffic_class, dont_fragment };
-                self.outbound.push_to_peer(relay, peer, (index, range), marks);
+                self.outbound.push_to_peer(relay, peer, (index, payload), marks);
             }
             Some(Verdict::ToClient { five_tuple, datagram }) => {
-                let range = datagram.start + offset..datagram.end + offset;
                 let marks = Marks { traffic_class, dont_fragment: false };
                 let (outbound, sockets) = (&mut self.outbound, &self.worker.sockets);
-                if !outbound.push_to_client(sockets, five_tuple, (index, range), marks) {
+                if !outbound.push_to_client(sockets, five_tuple, (index, datagram), marks) {
                     self.worker.metrics.dropped(DropReason::SendFailed);
                 }
             }
@@ -317,6 +362,7 @@ impl Running {
     }
 
     fn flush(&mut self) {
+        self.worker.courier.ring();
         self.send();
         self.tell_errors();
     }
@@ -360,8 +406,12 @@ const BEAT: Duration = Duration::from_secs(1);
 /// The most batches that a listener gets per round; the socket of an allocation gets one.
 const CLIENT_BATCHES: usize = 4;
 
+/// The same for what other engines have brought.
+const MAILBOX_BATCHES: usize = 4;
+
 #[cfg(test)]
 mod tests {
+    use super::super::hop::Office;
     use super::super::listen::Listeners;
     use super::super::shared::Handle;
     use super::super::{Options, turn_options_for_tests};
@@ -386,9 +436,10 @@ mod tests {
         let engine = Arc::new(turn_options_for_tests());
         let shared = Arc::new(Shared::new(engine, grants, &mut entropy));
         let metrics = Arc::new(WorkerMetrics::default());
-        let engine = Server::new(shared, Arc::clone(&metrics), entropy);
+        let courier = Office::new(&[Arc::clone(&inbox)], 0).worker(0);
+        let engine = Server::new(shared, Arc::clone(&metrics), entropy).named(courier.engine());
         let heartbeat = Heartbeats::default().add("relay-0", Instant::now());
-        let worker = Worker { engine, sockets, inbox, metrics, heartbeat };
+        let worker = Worker { engine, sockets, inbox, courier, metrics, heartbeat };
         (Running::new(worker), listeners.addresses[0])
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use super::super::hop::Courier;
 use super::super::shared::Commands;
 use super::super::sys::{
     Datagram, Readiness, RecvBatch, SendBatch, SocketError, drain_errors, set_dont_fragment,
@@ -32,6 +33,8 @@ pub(super) struct Client {
     pub(super) five_tuple: FiveTuple,
     pub(super) engine: Server,
     pub(super) outbox: Outbox,
+    /// Packets from and to other engines.
+    pub(super) courier: Courier,
     /// The time of what is being handled.
     pub(super) now: Now,
     /// When the last allocation ended.
@@ -52,7 +55,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(
         five_tuple: FiveTuple,
-        engine: Server,
+        (engine, courier): (Server, Courier),
         outbox: Outbox,
         lease: Lease,
         relay_buffer_bytes: usize,
@@ -62,6 +65,7 @@ impl Client {
             five_tuple,
             engine,
             outbox,
+            courier,
             now,
             released: now.instant,
             is_overrun: false,
@@ -105,6 +109,9 @@ impl Client {
             Verdict::ToPeer { relay, peer, payload, dont_fragment } => {
                 self.send(relay, peer, &message[payload], dont_fragment);
             }
+            Verdict::ToEngine { hop, payload } => {
+                self.courier.carry(&self.lease.metrics, hop, 0, &message[payload]);
+            }
             Verdict::ToClient { datagram, .. } => {
                 self.push_packet(&message[datagram]);
             }
@@ -127,6 +134,28 @@ impl Client {
             if let Token::Relay(id) = Token::from_number(event.token) {
                 self.read_relay(RelayId(id), event.error);
             }
+        }
+        true
+    }
+
+    /// Hands what other engines have brought to the engine; whether there was anything.
+    pub(super) fn poll_mailbox(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self { relays: Some(_), courier, engine, outbox, lease, now, .. } = self else {
+            return false;
+        };
+        let Some(mailbox) = courier.mailbox() else { return false };
+        mailbox.register(cx.waker());
+        for index in 0..PARCELS_MAX {
+            let Some(mut parcel) = mailbox.take() else { return index > 0 };
+            let hop = parcel.hop;
+            let (buffer, payload) = parcel.slot_mut();
+            if let Verdict::ToClient { datagram, .. } =
+                engine.handle_hop(*now, &hop, buffer, payload)
+                && outbox.push_packet(parcel.bytes(datagram)).is_err()
+            {
+                lease.metrics.limit(Limit::WriteQueue);
+            }
+            mailbox.give_back(parcel);
         }
         true
     }
@@ -238,7 +267,7 @@ impl Client {
             Verdict::ToClient { datagram, .. } => {
                 self.push_packet(&buffer[datagram]);
             }
-            Verdict::ToPeer { .. } | Verdict::Done => {}
+            Verdict::ToPeer { .. } | Verdict::ToEngine { .. } | Verdict::Done => {}
         }
     }
 
@@ -339,6 +368,7 @@ impl Client {
         let Some(relays) = &mut self.relays else { return };
         relays.sockets.close(relay);
         if relays.sockets.has_no_relay() {
+            self.courier.close();
             self.relays = None;
             self.released = self.now.instant;
         }
@@ -357,7 +387,10 @@ impl Client {
     fn sockets(&mut self) -> Result<&mut Sockets, BindFailure> {
         let relays = match self.relays.take() {
             Some(relays) => relays,
-            None => Relays::new(self.relay_buffer_bytes).map_err(bind_failure)?,
+            None => {
+                self.courier.open();
+                Relays::new(self.relay_buffer_bytes).map_err(bind_failure)?
+            }
         };
         Ok(&mut self.relays.insert(relays).sockets)
     }
@@ -391,6 +424,8 @@ impl Drop for Client {
     }
 }
 
+/// The most packets of other engines that one round handles.
+const PARCELS_MAX: usize = 64;
 /// The most connections of peers that one round handles.
 const NEWS_MAX: usize = 16;
 /// The most ICMP errors that a client is told of at once, as by a worker.

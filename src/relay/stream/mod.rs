@@ -27,6 +27,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::hop::Office;
 use super::worker::guard;
 use crate::credentials::Entropy;
 use crate::edge;
@@ -71,6 +72,7 @@ pub struct Streams {
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: Arc<Registry>,
+    pub(super) office: Arc<Office>,
     pub(super) limits: StreamLimits,
     pub(super) relay_buffer_bytes: usize,
     pub(super) entropy: Mutex<Entropy>,
@@ -94,9 +96,12 @@ impl Streams {
         let lease = Lease::new(&self);
         let metrics = Arc::clone(&lease.metrics);
         let entropy = super::child(&mut lock(&self.entropy));
+        let courier = self.office.stream(seat.place());
         let engine = Server::new(Arc::clone(&self.shared), Arc::clone(&metrics), entropy);
+        let engine = engine.named(courier.engine());
         let outbox = Outbox::new(self.limits.write_queue_bytes, peer.tls);
-        let client = Client::new(five_tuple, engine, outbox, lease, self.relay_buffer_bytes);
+        let client =
+            Client::new(five_tuple, (engine, courier), outbox, lease, self.relay_buffer_bytes);
         let mut connection = Connection::new(client, stream, seat, self.limits);
         let end = poll_fn(|cx| {
             // As in a worker; but only this client's allocation is lost.

@@ -1,0 +1,313 @@
+//! Packets between allocations of ours that different engines serve: from thread to thread, by no
+//! socket.
+//!
+//! Each engine has a [`Mailbox`]: a bounded ring of parcels without locks, which any thread fills
+//! and only its own empties. A parcel is memory that is used again, with room for the header that
+//! the receiver's engine puts in front; the payload is copied once, into it. Whoever has filled
+//! mailboxes rings at the end of his round, and only those who sleep are woken by a system call.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+
+use crossbeam_queue::ArrayQueue;
+use futures_util::task::AtomicWaker;
+
+use super::shared::Inbox;
+use crate::metrics::{DropReason, Shortcut, WorkerMetrics};
+use crate::turn::{EngineId, HEADROOM, Hop, TAILROOM};
+
+/// One packet on its way to another engine, in memory of its own.
+pub(super) struct Parcel {
+    pub(super) hop: Hop,
+    /// DSCP and ECN of the datagram that it came in.
+    pub(super) traffic_class: u8,
+    len: usize,
+    buffer: Vec<u8>,
+}
+
+/// What waits for one engine.
+pub(super) struct Mailbox {
+    full: ArrayQueue<Box<Parcel>>,
+    /// Memory for further ones. None is made while there is some here.
+    spare: ArrayQueue<Box<Parcel>>,
+    bell: Bell,
+}
+
+/// How the engine's thread or task is woken.
+enum Bell {
+    /// A worker, which may be waiting for its sockets.
+    Worker { asleep: AtomicBool, inbox: Arc<Inbox> },
+    /// The task of a connection.
+    Task(AtomicWaker),
+}
+
+/// The mailboxes of all engines.
+pub(super) struct Office {
+    workers: Box<[Mailbox]>,
+    streams: Pages,
+    packets_per_stream: usize,
+}
+
+/// The side of one engine that sends.
+pub(super) struct Courier {
+    office: Arc<Office>,
+    own: EngineId,
+    /// Whose mailboxes were filled since the last [`Courier::ring`].
+    touched: Vec<EngineId>,
+}
+
+impl Parcel {
+    fn new(hop: Hop) -> Self {
+        Self { hop, traffic_class: 0, len: 0, buffer: vec![0; PARCEL_BYTES] }
+    }
+
+    fn fill(&mut self, hop: Hop, traffic_class: u8, payload: &[u8]) {
+        let whole = HEADROOM + payload.len() + TAILROOM;
+        if self.buffer.len() < whole {
+            self.buffer.resize(whole, 0);
+        }
+        self.buffer[HEADROOM..HEADROOM + payload.len()].copy_from_slice(payload);
+        (self.hop, self.traffic_class, self.len) = (hop, traffic_class, payload.len());
+    }
+
+    /// What came before is forgotten, and memory that few packets need is freed.
+    fn empty(&mut self) {
+        self.len = 0;
+        if self.buffer.len() > PARCEL_BYTES {
+            self.buffer.truncate(PARCEL_BYTES);
+            self.buffer.shrink_to_fit();
+        }
+    }
+
+    /// Headroom, payload and tailroom, and where the payload is.
+    pub(super) fn slot_mut(&mut self) -> (&mut [u8], Range<usize>) {
+        let payload = HEADROOM..HEADROOM + self.len;
+        (&mut self.buffer[..payload.end + TAILROOM], payload)
+    }
+
+    /// The bytes `range`, counted as in [`Parcel::slot_mut`].
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+}
+
+impl Mailbox {
+    fn new(packets: usize, bell: Bell) -> Self {
+        Self { full: ArrayQueue::new(packets), spare: ArrayQueue::new(packets), bell }
+    }
+
+    /// Puts a packet in; whether there was room.
+    fn post(&self, hop: Hop, traffic_class: u8, payload: &[u8]) -> bool {
+        if self.full.is_full() {
+            return false;
+        }
+        let mut parcel = self.spare.pop().unwrap_or_else(|| Box::new(Parcel::new(hop)));
+        parcel.fill(hop, traffic_class, payload);
+        match self.full.push(parcel) {
+            Ok(()) => true,
+            // Others were quicker.
+            Err(parcel) => {
+                self.give_back(parcel);
+                false
+            }
+        }
+    }
+
+    /// Takes the oldest packet out. [`Mailbox::give_back`] wants its memory back.
+    pub(super) fn take(&self) -> Option<Box<Parcel>> {
+        self.full.pop()
+    }
+
+    /// Keeps the memory of a packet for another one.
+    pub(super) fn give_back(&self, mut parcel: Box<Parcel>) {
+        parcel.empty();
+        // More than may wait are needed by nobody.
+        let _ = self.spare.push(parcel);
+    }
+
+    /// A worker says before it sleeps that it must be woken; whether it may sleep.
+    pub(super) fn may_sleep(&self) -> bool {
+        if let Bell::Worker { asleep, .. } = &self.bell {
+            asleep.store(true, Ordering::Relaxed);
+            // Whoever posts looks whether somebody sleeps, in the other order: one sees the other.
+            fence(Ordering::SeqCst);
+        }
+        self.full.is_empty()
+    }
+
+    /// A worker is awake: nobody need wake it until it sleeps again.
+    pub(super) fn awake(&self) {
+        if let Bell::Worker { asleep, .. } = &self.bell {
+            asleep.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A task is woken through `waker` from now on.
+    pub(super) fn register(&self, waker: &Waker) {
+        if let Bell::Task(bell) = &self.bell {
+            bell.register(waker);
+        }
+    }
+
+    fn ring(&self) {
+        match &self.bell {
+            Bell::Worker { asleep, inbox } => {
+                fence(Ordering::SeqCst);
+                if asleep.load(Ordering::Relaxed) && asleep.swap(false, Ordering::Relaxed) {
+                    inbox.wake.wake();
+                }
+            }
+            Bell::Task(bell) => bell.wake(),
+        }
+    }
+
+    /// Throws away what waits, and its memory.
+    fn clear(&self) {
+        while self.full.pop().is_some() || self.spare.pop().is_some() {}
+    }
+}
+
+impl Office {
+    /// A mailbox for each worker; those of connections, for which `stream_bytes` may wait to be
+    /// written, come with their first allocation.
+    pub(super) fn new(inboxes: &[Arc<Inbox>], stream_bytes: usize) -> Arc<Self> {
+        let bell = |inbox: &Arc<Inbox>| Bell::Worker {
+            asleep: AtomicBool::new(false),
+            inbox: Arc::clone(inbox),
+        };
+        let mailbox = |inbox| Mailbox::new(PACKETS_PER_WORKER, bell(inbox));
+        let packets_per_stream = (stream_bytes / PARCEL_BYTES).clamp(16, PACKETS_PER_WORKER);
+        let workers = inboxes.iter().map(mailbox).collect();
+        Arc::new(Self { workers, streams: Pages::default(), packets_per_stream })
+    }
+
+    /// The side that sends of the worker of that index.
+    pub(super) fn worker(self: &Arc<Self>, index: usize) -> Courier {
+        self.courier(index)
+    }
+
+    /// The same of the connection that has that place among all.
+    pub(super) fn stream(self: &Arc<Self>, place: usize) -> Courier {
+        self.courier(self.workers.len() + place)
+    }
+
+    fn courier(self: &Arc<Self>, number: usize) -> Courier {
+        // There are fewer descriptors than would be needed for more.
+        let own = EngineId(u32::try_from(number).unwrap_or(u32::MAX - 1));
+        Courier { office: Arc::clone(self), own, touched: Vec::new() }
+    }
+
+    fn is_stream(&self, engine: EngineId) -> bool {
+        engine.0 as usize >= self.workers.len()
+    }
+
+    fn mailbox(&self, engine: EngineId) -> Option<&Mailbox> {
+        let number = engine.0 as usize;
+        match number.checked_sub(self.workers.len()) {
+            None => self.workers.get(number),
+            Some(place) => self.streams.get(place),
+        }
+    }
+}
+
+impl Courier {
+    /// The name of the engine that it works for.
+    pub(super) fn engine(&self) -> EngineId {
+        self.own
+    }
+
+    /// What others have sent to the engine; `None` until [`Courier::open`] was called.
+    pub(super) fn mailbox(&self) -> Option<&Mailbox> {
+        self.office.mailbox(self.own)
+    }
+
+    /// Makes the mailbox of a connection, before anybody is told of an allocation of its.
+    pub(super) fn open(&self) {
+        let Some(place) = (self.own.0 as usize).checked_sub(self.office.workers.len()) else {
+            return;
+        };
+        let packets = self.office.packets_per_stream;
+        self.office.streams.open(place, || Mailbox::new(packets, Bell::Task(AtomicWaker::new())));
+    }
+
+    /// The engine has no allocation any more.
+    pub(super) fn close(&self) {
+        if let Some(mailbox) = self.mailbox() {
+            mailbox.clear();
+        }
+    }
+
+    /// Brings a payload to the mailbox of another engine, or counts why not.
+    pub(super) fn carry(
+        &mut self,
+        metrics: &WorkerMetrics,
+        hop: Hop,
+        traffic_class: u8,
+        payload: &[u8],
+    ) {
+        let Some(mailbox) = self.office.mailbox(hop.engine) else {
+            return metrics.dropped(DropReason::NoAllocation);
+        };
+        if !mailbox.post(hop, traffic_class, payload) {
+            return metrics.dropped(DropReason::MailboxFull);
+        }
+        let streams = self.office.is_stream(self.own) || self.office.is_stream(hop.engine);
+        metrics.shortcut(if streams { Shortcut::Stream } else { Shortcut::OtherWorker });
+        if self.touched.last() != Some(&hop.engine) {
+            self.touched.push(hop.engine);
+        }
+    }
+
+    /// Wakes everybody whom something was brought to.
+    pub(super) fn ring(&mut self) {
+        for engine in self.touched.drain(..) {
+            if let Some(mailbox) = self.office.mailbox(engine) {
+                mailbox.ring();
+            }
+        }
+    }
+}
+
+/// A table that grows and never moves, so that it is read without a lock: each page is twice as
+/// long as the one before. A place that is free again keeps its mailbox for the next.
+#[derive(Default)]
+struct Pages([OnceLock<Page>; PAGES]);
+
+type Page = Box<[OnceLock<Box<Mailbox>>]>;
+
+impl Pages {
+    fn get(&self, place: usize) -> Option<&Mailbox> {
+        let (page, index) = Self::split(place)?;
+        let mailbox = self.0.get(page)?.get()?.get(index)?.get()?;
+        Some(mailbox)
+    }
+
+    fn open(&self, place: usize, mailbox: impl FnOnce() -> Mailbox) {
+        let Some((page, index)) = Self::split(place) else { return };
+        let Some(page_slot) = self.0.get(page) else { return };
+        let empty = || (0..FIRST_PAGE << page).map(|_| OnceLock::new()).collect();
+        if let Some(slot) = page_slot.get_or_init(empty).get(index) {
+            slot.get_or_init(|| Box::new(mailbox()));
+        }
+    }
+
+    /// The page that a place is on, and where.
+    fn split(place: usize) -> Option<(usize, usize)> {
+        let page = (place / FIRST_PAGE + 1).checked_ilog2()? as usize;
+        Some((page, place - FIRST_PAGE * ((1 << page) - 1)))
+    }
+}
+
+/// Places on the first page, and how many pages there may be: more than there are descriptors.
+const FIRST_PAGE: usize = 32;
+const PAGES: usize = 26;
+
+/// The most packets that wait for one worker; about as many as the receive buffers of a few
+/// allocations hold. What comes beyond is dropped and counted.
+const PACKETS_PER_WORKER: usize = 4096;
+
+/// Memory of one parcel: a packet of the usual MTU fits. A larger one takes more for as long as it
+/// waits.
+const PARCEL_BYTES: usize = HEADROOM + 1500 + TAILROOM + 49;
