@@ -18,20 +18,22 @@ use super::shared::Inbox;
 use crate::metrics::{DropReason, Shortcut, WorkerMetrics};
 use crate::turn::{EngineId, HEADROOM, Hop, TAILROOM};
 
-/// One packet on its way to another engine, in memory of its own.
-pub(super) struct Parcel {
-    pub(super) hop: Hop,
+/// One packet on its way to another engine, in memory of its own; cheap to move.
+pub(super) struct Parcel(Box<Contents>);
+
+struct Contents {
+    hop: Hop,
     /// DSCP and ECN of the datagram that it came in.
-    pub(super) traffic_class: u8,
+    traffic_class: u8,
     len: usize,
     buffer: Vec<u8>,
 }
 
 /// What waits for one engine.
 pub(super) struct Mailbox {
-    full: ArrayQueue<Box<Parcel>>,
+    full: ArrayQueue<Parcel>,
     /// Memory for further ones. None is made while there is some here.
-    spare: ArrayQueue<Box<Parcel>>,
+    spare: ArrayQueue<Parcel>,
     bell: Bell,
 }
 
@@ -60,36 +62,47 @@ pub(super) struct Courier {
 
 impl Parcel {
     fn new(hop: Hop) -> Self {
-        Self { hop, traffic_class: 0, len: 0, buffer: vec![0; PARCEL_BYTES] }
+        let buffer = vec![0; PARCEL_BYTES];
+        Self(Box::new(Contents { hop, traffic_class: 0, len: 0, buffer }))
     }
 
     fn fill(&mut self, hop: Hop, traffic_class: u8, payload: &[u8]) {
-        let whole = HEADROOM + payload.len() + TAILROOM;
-        if self.buffer.len() < whole {
-            self.buffer.resize(whole, 0);
+        let contents = &mut *self.0;
+        let (end, whole) = (HEADROOM + payload.len(), HEADROOM + payload.len() + TAILROOM);
+        if contents.buffer.len() < whole {
+            contents.buffer.resize(whole, 0);
         }
-        self.buffer[HEADROOM..HEADROOM + payload.len()].copy_from_slice(payload);
-        (self.hop, self.traffic_class, self.len) = (hop, traffic_class, payload.len());
+        contents.buffer[HEADROOM..end].copy_from_slice(payload);
+        (contents.hop, contents.traffic_class) = (hop, traffic_class);
+        contents.len = payload.len();
     }
 
-    /// What came before is forgotten, and memory that few packets need is freed.
-    fn empty(&mut self) {
-        self.len = 0;
-        if self.buffer.len() > PARCEL_BYTES {
-            self.buffer.truncate(PARCEL_BYTES);
-            self.buffer.shrink_to_fit();
+    /// Frees memory that few packets need.
+    fn trim(&mut self) {
+        let buffer = &mut self.0.buffer;
+        if buffer.len() > PARCEL_BYTES {
+            buffer.truncate(PARCEL_BYTES);
+            buffer.shrink_to_fit();
         }
+    }
+
+    pub(super) fn hop(&self) -> Hop {
+        self.0.hop
+    }
+
+    pub(super) fn traffic_class(&self) -> u8 {
+        self.0.traffic_class
     }
 
     /// Headroom, payload and tailroom, and where the payload is.
     pub(super) fn slot_mut(&mut self) -> (&mut [u8], Range<usize>) {
-        let payload = HEADROOM..HEADROOM + self.len;
-        (&mut self.buffer[..payload.end + TAILROOM], payload)
+        let payload = HEADROOM..HEADROOM + self.0.len;
+        (&mut self.0.buffer[..payload.end + TAILROOM], payload)
     }
 
     /// The bytes `range`, counted as in [`Parcel::slot_mut`].
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
-        &self.buffer[range]
+        &self.0.buffer[range]
     }
 }
 
@@ -103,7 +116,7 @@ impl Mailbox {
         if self.full.is_full() {
             return false;
         }
-        let mut parcel = self.spare.pop().unwrap_or_else(|| Box::new(Parcel::new(hop)));
+        let mut parcel = self.spare.pop().unwrap_or_else(|| Parcel::new(hop));
         parcel.fill(hop, traffic_class, payload);
         match self.full.push(parcel) {
             Ok(()) => true,
@@ -116,13 +129,13 @@ impl Mailbox {
     }
 
     /// Takes the oldest packet out. [`Mailbox::give_back`] wants its memory back.
-    pub(super) fn take(&self) -> Option<Box<Parcel>> {
+    pub(super) fn take(&self) -> Option<Parcel> {
         self.full.pop()
     }
 
     /// Keeps the memory of a packet for another one.
-    pub(super) fn give_back(&self, mut parcel: Box<Parcel>) {
-        parcel.empty();
+    pub(super) fn give_back(&self, mut parcel: Parcel) {
+        parcel.trim();
         // More than may wait are needed by nobody.
         let _ = self.spare.push(parcel);
     }

@@ -196,7 +196,7 @@ const EVENTS_OF_STREAM: usize = 4;
 pub(super) struct Outbound {
     waiting: Vec<Waiting>,
     answers: Vec<Vec<u8>>,
-    parcels: Vec<Box<Parcel>>,
+    parcels: Vec<Parcel>,
     batch: SendBatch,
     errors: Errors,
 }
@@ -302,10 +302,10 @@ impl Outbound {
     pub(super) fn push_parcel(
         &mut self,
         sockets: &Sockets,
-        parcel: Box<Parcel>,
+        parcel: Parcel,
         to_client: Option<(FiveTuple, Range<usize>)>,
     ) -> bool {
-        let marks = Marks { traffic_class: parcel.traffic_class, dont_fragment: false };
+        let marks = Marks { traffic_class: parcel.traffic_class(), dont_fragment: false };
         let index = self.parcels.len();
         self.parcels.push(parcel);
         let Some((five_tuple, range)) = to_client else { return true };
@@ -317,7 +317,7 @@ impl Outbound {
     }
 
     /// A parcel that nothing waits in, once all was sent.
-    pub(super) fn take_parcel(&mut self) -> Option<Box<Parcel>> {
+    pub(super) fn take_parcel(&mut self) -> Option<Parcel> {
         debug_assert!(self.is_empty());
         self.parcels.pop()
     }

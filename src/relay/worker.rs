@@ -227,9 +227,9 @@ impl Running {
         }
     }
 
-    fn handle_parcel(&mut self, mut parcel: Box<Parcel>) {
+    fn handle_parcel(&mut self, mut parcel: Parcel) {
         let Self { worker, outbound, now, .. } = self;
-        let hop = parcel.hop;
+        let hop = parcel.hop();
         let (buffer, payload) = parcel.slot_mut();
         let verdict =
             guard(&worker.metrics, || worker.engine.handle_hop(*now, &hop, buffer, payload));

@@ -147,7 +147,7 @@ impl Client {
         mailbox.register(cx.waker());
         for index in 0..PARCELS_MAX {
             let Some(mut parcel) = mailbox.take() else { return index > 0 };
-            let hop = parcel.hop;
+            let hop = parcel.hop();
             let (buffer, payload) = parcel.slot_mut();
             if let Verdict::ToClient { datagram, .. } =
                 engine.handle_hop(*now, &hop, buffer, payload)
