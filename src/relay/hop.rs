@@ -324,3 +324,176 @@ const PACKETS_PER_WORKER: usize = 4096;
 /// Memory of one parcel: a packet of the usual MTU fits. A larger one takes more for as long as it
 /// waits.
 const PARCEL_BYTES: usize = HEADROOM + 1500 + TAILROOM + 49;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use super::super::sys::Poll;
+    use super::*;
+
+    fn office(workers: usize) -> (Arc<Office>, Vec<Arc<Inbox>>) {
+        let inbox = |_| Arc::new(Inbox::new().expect("an inbox"));
+        let inboxes: Vec<_> = (0..workers).map(inbox).collect();
+        (Office::new(&inboxes, 0), inboxes)
+    }
+
+    fn payload(parcel: &mut Parcel) -> Vec<u8> {
+        let (slot, payload) = parcel.slot_mut();
+        assert_eq!((payload.start, slot.len() - payload.end), (HEADROOM, TAILROOM));
+        slot[payload].to_vec()
+    }
+
+    #[test]
+    fn packets_come_in_order_with_their_marks_and_their_memory_is_used_again() {
+        let (office, _inboxes) = office(2);
+        let (mut from, to) = (office.worker(0), office.worker(1));
+        let (metrics, hop) = (WorkerMetrics::default(), Hop::for_tests(to.engine()));
+        let mailbox = to.mailbox().expect("a worker has one");
+        let lens = [0, 1, 1_500, 65_507, 1_200];
+        for class in 0..3 {
+            for len in lens {
+                from.carry(&metrics, hop, class, &vec![class; len]);
+            }
+            for len in lens {
+                let mut parcel = mailbox.take().expect("a packet");
+                assert_eq!(payload(&mut parcel), vec![class; len]);
+                assert_eq!((parcel.hop(), parcel.traffic_class()), (hop, class));
+                mailbox.give_back(parcel);
+            }
+            assert!(mailbox.take().is_none());
+            // As many as waited at once, and none larger than the usual.
+            assert_eq!(mailbox.spare.len(), lens.len());
+        }
+        let mut spare: Vec<_> = std::iter::from_fn(|| mailbox.spare.pop()).collect();
+        assert!(spare.iter().all(|parcel| parcel.0.buffer.capacity() == PARCEL_BYTES));
+        mailbox.give_back(spare.pop().expect("a parcel"));
+        let counted = allocation_counter::measure(|| {
+            for _ in 0..100 {
+                from.carry(&metrics, hop, 0, &[7; 1_200]);
+                from.ring();
+                mailbox.give_back(mailbox.take().expect("a packet"));
+            }
+        });
+        assert_eq!(counted.count_total, 0);
+        assert_eq!(metrics.shortcuts(Shortcut::OtherWorker), 115);
+    }
+
+    #[test]
+    fn a_full_mailbox_drops_what_comes_and_counts_it() {
+        let (office, _inboxes) = office(2);
+        let (mut from, stream) = (office.worker(0), office.stream(40));
+        let metrics = WorkerMetrics::default();
+        // Nobody has opened it yet.
+        from.carry(&metrics, Hop::for_tests(stream.engine()), 0, b"early");
+        assert_eq!(metrics.drops(DropReason::NoAllocation), 1);
+        assert!(stream.mailbox().is_none());
+        stream.open();
+        for (to, room) in [(office.worker(1).engine(), PACKETS_PER_WORKER), (stream.engine(), 16)] {
+            let before = metrics.drops(DropReason::MailboxFull);
+            for _ in 0..room {
+                from.carry(&metrics, Hop::for_tests(to), 0, b"room");
+            }
+            assert_eq!(metrics.drops(DropReason::MailboxFull), before);
+            for _ in 0..3 {
+                from.carry(&metrics, Hop::for_tests(to), 0, b"no room");
+            }
+            assert_eq!(metrics.drops(DropReason::MailboxFull), before + 3);
+        }
+        let sent = [Shortcut::OtherWorker, Shortcut::Stream].map(|way| metrics.shortcuts(way));
+        assert_eq!(sent, [PACKETS_PER_WORKER as u64, 16]);
+        // Who comes next finds it empty.
+        stream.close();
+        assert!(stream.mailbox().is_some_and(|mailbox| mailbox.take().is_none()));
+    }
+
+    #[test]
+    fn a_worker_that_sleeps_is_woken_once_and_one_that_is_awake_is_not() {
+        let (office, inboxes) = office(2);
+        let (mut from, to) = (office.worker(0), office.worker(1));
+        let (metrics, hop) = (WorkerMetrics::default(), Hop::for_tests(to.engine()));
+        let mailbox = to.mailbox().expect("a worker has one");
+        let mut poll = Poll::new(1).expect("a poll");
+        poll.add(inboxes[1].wake.as_fd(), 7).expect("a watch");
+        let mut woken = || {
+            let count = poll.wait(Duration::ZERO).expect("a wait");
+            inboxes[1].wake.clear();
+            count == 1
+        };
+        from.carry(&metrics, hop, 0, b"awake");
+        from.ring();
+        assert!(!woken() && !mailbox.may_sleep());
+        mailbox.awake();
+        assert!(mailbox.take().is_some() && mailbox.may_sleep());
+        from.carry(&metrics, hop, 0, b"asleep");
+        assert!(!woken(), "not before the end of the round");
+        from.ring();
+        assert!(woken());
+        from.carry(&metrics, hop, 0, b"woken already");
+        from.ring();
+        assert!(!woken());
+    }
+
+    #[test]
+    fn nobody_oversleeps() {
+        let (office, inboxes) = office(3);
+        let to = office.worker(2);
+        let hop = Hop::for_tests(to.engine());
+        let post = |mut from: Courier| {
+            std::thread::spawn(move || {
+                let metrics = WorkerMetrics::default();
+                for _ in 0..20_000 {
+                    from.carry(&metrics, hop, 0, b"x");
+                    from.ring();
+                    std::thread::yield_now();
+                }
+                metrics.shortcuts(Shortcut::OtherWorker)
+            })
+        };
+        let senders = [post(office.worker(0)), post(office.worker(1))];
+        let mailbox = to.mailbox().expect("a worker has one");
+        let mut poll = Poll::new(1).expect("a poll");
+        poll.add(inboxes[2].wake.as_fd(), 7).expect("a watch");
+        let mut taken = 0;
+        let mut rest = |poll: &mut Poll, timeout| {
+            let deadline = if mailbox.may_sleep() { timeout } else { Duration::ZERO };
+            let woken = poll.wait(deadline).expect("a wait") > 0 || deadline.is_zero();
+            mailbox.awake();
+            inboxes[2].wake.clear();
+            while let Some(parcel) = mailbox.take() {
+                taken += 1;
+                mailbox.give_back(parcel);
+            }
+            (woken, taken)
+        };
+        while !senders.iter().all(std::thread::JoinHandle::is_finished) {
+            // The last one may have been taken just before its sender is done.
+            let (woken, _) = rest(&mut poll, Duration::from_secs(10));
+            assert!(woken || senders.iter().all(std::thread::JoinHandle::is_finished));
+        }
+        let sent: u64 = senders.into_iter().map(|sender| sender.join().expect("it ends")).sum();
+        let (_, taken) = rest(&mut poll, Duration::ZERO);
+        assert_eq!(taken, sent);
+    }
+
+    #[test]
+    fn each_place_of_a_connection_is_its_own() {
+        let mut expected = (0, 0);
+        for place in 0..100_000 {
+            assert_eq!(Pages::split(place), Some(expected), "{place}");
+            expected.1 += 1;
+            if expected.1 == FIRST_PAGE << expected.0 {
+                expected = (expected.0 + 1, 0);
+            }
+        }
+        let (office, _inboxes) = office(1);
+        for place in [0, 31, 32, 5_000] {
+            let courier = office.stream(place);
+            assert!(courier.mailbox().is_none());
+            courier.open();
+            assert!(courier.mailbox().is_some());
+            assert!(office.stream(place + 1).mailbox().is_none());
+        }
+    }
+}

@@ -1,8 +1,9 @@
 //! The relay's threads: worker loops with batched UDP around the engine of [`turn`](crate::turn).
 //!
 //! Each worker is a plain thread with its own listeners (`SO_REUSEPORT`), its own engine and its
-//! own sockets of allocations; no packet crosses threads. What spans workers is
-//! [`turn::Shared`](crate::turn::Shared). Other threads reach the workers by a [`Handle`] only.
+//! own sockets of allocations. What spans workers is [`turn::Shared`](crate::turn::Shared). Only a
+//! packet from one allocation of ours to another crosses threads, see `hop.rs`; for all else other
+//! threads reach the workers by a [`Handle`].
 //! The straight line of a packet is in `worker.rs`; system calls are in `sys/`, the only place
 //! with `unsafe`. Clients over TCP and TLS are tasks of their own, see `stream/`. There is no
 //! segmentation offload yet.

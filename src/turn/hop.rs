@@ -69,6 +69,15 @@ impl Hop {
     }
 }
 
+#[cfg(test)]
+impl Hop {
+    /// One to an engine that has nobody to give it to.
+    pub(crate) fn for_tests(engine: EngineId) -> Self {
+        let nowhere = Relay { address: 0, port: 0 };
+        Self { engine, relay: RelayId(0), from: nowhere, to: nowhere, tag: Tag::TCP }
+    }
+}
+
 impl Destination {
     /// What becomes of a payload that may go there from the allocation at `place`.
     #[inline]

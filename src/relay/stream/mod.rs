@@ -1,5 +1,6 @@
 //! Clients over TCP and TLS (RFC 8656, section 3.1): a task for each, with an engine of its own
-//! that has this one client, so no packet crosses threads.
+//! that has this one client, so no packet crosses threads but one to or from another allocation of
+//! ours (`relay/hop.rs`).
 //!
 //! The straight line: `edge` accepts, ends TLS and calls [`Streams::serve`]; the framer finds the
 //! messages; the engine decides, as for UDP; a payload leaves through the allocation's socket at
@@ -46,7 +47,8 @@ pub struct StreamLimits {
     pub idle: Duration,
     /// How long a message may take from its first byte to its last.
     pub half_message: Duration,
-    /// Bytes that may wait for a client to read them; what peers send beyond is dropped.
+    /// Bytes that may wait for a client to read them; what peers send beyond is dropped. Of other
+    /// allocations of ours about as many may wait for the client's task.
     pub write_queue_bytes: usize,
     /// Receive and send buffer of a TCP allocation's socket for one peer: what waits there for
     /// whoever reads slowly, or for the client to bind the connection (RFC 6062).
