@@ -130,6 +130,16 @@ label! {
 }
 
 label! {
+    /// What was decided about runs of datagrams on one socket.
+    RunSwitch, "switch" {
+        /// Datagrams came in runs, so the kernel merges them from now on.
+        Merge => "merge",
+        /// The kernel did not cut a send, so its like go one by one.
+        SegmentRefused => "segment_refused",
+    }
+}
+
+label! {
     /// Why a limit bit.
     Limit, "limit" {
         /// `turn.limits.allocations_per_user`.

@@ -267,7 +267,7 @@ impl Courier {
             return metrics.dropped(DropReason::MailboxFull);
         }
         let streams = self.office.is_stream(self.own) || self.office.is_stream(hop.engine);
-        metrics.shortcut(if streams { Shortcut::Stream } else { Shortcut::OtherWorker });
+        metrics.shortcut(if streams { Shortcut::Stream } else { Shortcut::OtherWorker }, 1);
         if self.touched.last() != Some(&hop.engine) {
             self.touched.push(hop.engine);
         }

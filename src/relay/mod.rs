@@ -5,11 +5,15 @@
 //! packet from one allocation of ours to another crosses threads, see `hop.rs`; for all else other
 //! threads reach the workers by a [`Handle`].
 //! The straight line of a packet is in `worker.rs`; system calls are in `sys/`, the only place
-//! with `unsafe`. Clients over TCP and TLS are tasks of their own, see `stream/`. There is no
-//! segmentation offload yet.
+//! with `unsafe`. Clients over TCP and TLS are tasks of their own, see `stream/`.
+//!
+//! Datagrams that come in runs are received, decided about and sent as runs, in one piece each:
+//! `outbound.rs` says what belongs together, `sys/send.rs` how it leaves, [`Features`] whether the
+//! kernel knows how.
 
 mod hop;
 mod listen;
+mod outbound;
 mod shared;
 mod stream;
 mod sys;
@@ -30,6 +34,7 @@ pub use shared::Handle;
 use shared::Inbox;
 use stream::Registry;
 pub use stream::{StreamLimits, Streams};
+pub use sys::Features;
 use sys::can_set_dont_fragment;
 pub use sys::raise_descriptor_limit;
 use udp::Sockets;
@@ -53,6 +58,8 @@ pub struct Options {
     pub relay_buffer_bytes: usize,
     /// What one client over TCP or TLS may take.
     pub streams: StreamLimits,
+    /// What of newer kernels is made use of, where it is there.
+    pub features: Features,
 }
 
 impl Default for Options {
@@ -63,6 +70,7 @@ impl Default for Options {
             client_buffer_bytes: 4 << 20,
             relay_buffer_bytes: 1 << 20,
             streams: StreamLimits::default(),
+            features: Features::ALL,
         }
     }
 }
@@ -124,12 +132,14 @@ impl Relay {
         entropy: &mut Entropy,
     ) -> Result<Self, Error> {
         let Listeners { addresses, per_worker } = Listeners::bind(&options)?;
+        let features = options.features.available();
         let mut inboxes = Vec::with_capacity(per_worker.len());
         let mut sockets = Vec::with_capacity(per_worker.len());
         for (worker, listeners) in per_worker.into_iter().enumerate() {
             let failed = |source| Error::Worker { worker, source };
             let inbox = Arc::new(Inbox::new().map_err(failed)?);
-            let watched = Sockets::new(inbox.wake.as_fd(), listeners, options.relay_buffer_bytes);
+            let (wake, buffer_bytes) = (inbox.wake.as_fd(), options.relay_buffer_bytes);
+            let watched = Sockets::new(wake, listeners, buffer_bytes, features);
             sockets.push((watched.map_err(failed)?, Arc::clone(&inbox)));
             inboxes.push(inbox);
         }

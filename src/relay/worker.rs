@@ -10,15 +10,18 @@
 //! call of the worker, so that whoever found the bug could end them all with one packet; kept, it
 //! costs at most the allocation that the datagram belonged to, which expires like any other.
 
+mod mailbox;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::hop::{Courier, Mailbox, Parcel};
+use super::hop::Courier;
+use super::outbound::{Marks, Outbound, Pieces, Sent};
 use super::shared::{Commands, Inbox};
-use super::sys::{BATCH, Event, RecvBatch, SocketError, drain_errors};
-use super::udp::{Marks, Outbound, Sockets, Token};
-use crate::metrics::{DropReason, Heartbeat, Limit, WorkerMetrics};
+use super::sys::{Event, Received, RecvBatch, SocketError, drain_errors};
+use super::udp::{Sockets, Token};
+use crate::metrics::{DropReason, Heartbeat, Limit, RunSwitch, WorkerMetrics};
 use crate::net::Now;
 use crate::turn::{
     Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, Server, TAILROOM, Transport,
@@ -44,7 +47,7 @@ impl Worker {
             match guard(&metrics, || running.round()) {
                 Some(Ok(())) => {}
                 // The rest of the round is lost; whatever is still readable is reported again.
-                None => running.outbound.forget(),
+                None => running.outbound.forget(&mut running.worker.sockets),
                 Some(Err(err)) => {
                     // The heartbeat stops here, and health check and watchdog see it.
                     tracing::error!(%err, "a relay worker cannot wait for its sockets and ends");
@@ -87,15 +90,7 @@ impl Running {
     }
 
     fn round(&mut self) -> std::io::Result<()> {
-        let mut timeout = self.timeout();
-        if self.worker.courier.mailbox().is_some_and(|mailbox| !mailbox.may_sleep()) {
-            timeout = Duration::ZERO;
-        }
-        let waited = self.worker.sockets.poll.wait(timeout);
-        if let Some(mailbox) = self.worker.courier.mailbox() {
-            mailbox.awake();
-        }
-        let events = waited?;
+        let events = self.sleep()?;
         self.now = Now::read();
         self.worker.heartbeat.beat(self.now.instant);
         for index in 0..events {
@@ -166,10 +161,11 @@ impl Running {
         let batches = if matches!(token, Token::Client(_)) { CLIENT_BATCHES } else { 1 };
         let mut error = event.error;
         for _ in 0..batches {
-            let Some(socket) = self.worker.sockets.socket(token) else {
+            let Some(port) = self.worker.sockets.port_mut(token) else {
                 // An action of this very round closed it.
                 return;
             };
+            let (socket, most) = (port.fd(), port.merging.pieces());
             if std::mem::take(&mut error) {
                 drain_errors(socket, |error| {
                     if let Token::Relay(relay) = token {
@@ -177,7 +173,7 @@ impl Running {
                     }
                 });
             }
-            let count = match self.received.recv(socket) {
+            let count = match self.received.recv_some(socket, most) {
                 Ok(count) => count,
                 Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
                     return self.tell_errors();
@@ -189,81 +185,96 @@ impl Running {
                     continue;
                 }
             };
+            let mut merged = 0;
             for index in 0..count {
-                match token {
-                    Token::Client(client) => self.handle_client(client, index),
-                    Token::Relay(id) => self.handle_peer(RelayId(id), index),
-                    Token::Wake => {}
-                }
-                self.execute();
+                merged += usize::from(self.handle(token, index));
             }
-            self.flush();
-            if count < BATCH {
+            let sent = self.flush();
+            let in_runs = sent.datagrams >= RUN && sent.datagrams >= 2 * sent.messages;
+            if let Some(port) = self.worker.sockets.port_mut(token)
+                && port.learn(count, merged, in_runs)
+            {
+                self.worker.metrics.switch(RunSwitch::Merge, 1);
+            }
+            if count < most {
                 return;
             }
             self.now = Now::read();
         }
     }
 
-    /// Hands what other engines have brought to the engine, but no more than its share.
-    fn read_mailbox(&mut self) {
-        for _ in 0..MAILBOX_BATCHES {
-            let mut count = 0;
-            while count < BATCH
-                && let Some(parcel) = self.worker.courier.mailbox().and_then(Mailbox::take)
-            {
-                count += 1;
-                self.handle_parcel(parcel);
-            }
-            if count == 0 {
-                return;
-            }
-            self.flush();
-            while let Some(parcel) = self.outbound.take_parcel() {
-                if let Some(mailbox) = self.worker.courier.mailbox() {
-                    mailbox.give_back(parcel);
-                }
-            }
-        }
-    }
-
-    fn handle_parcel(&mut self, mut parcel: Parcel) {
-        let Self { worker, outbound, now, .. } = self;
-        let hop = parcel.hop();
-        let (buffer, payload) = parcel.slot_mut();
-        let verdict =
-            guard(&worker.metrics, || worker.engine.handle_hop(*now, &hop, buffer, payload));
-        let to_client = match verdict {
-            Some(Verdict::ToClient { five_tuple, datagram }) => Some((five_tuple, datagram)),
-            _ => None,
-        };
-        if !outbound.push_parcel(&worker.sockets, parcel, to_client) {
-            worker.metrics.dropped(DropReason::SendFailed);
-        }
-    }
-
-    fn handle_client(&mut self, client: u32, index: usize) {
+    /// Handles what came in slot `index`; whether it was merged.
+    fn handle(&mut self, token: Token, index: usize) -> bool {
         let Some(received) = self.received.received(index) else {
-            return self.worker.metrics.dropped(DropReason::TooLong);
+            self.worker.metrics.dropped(DropReason::TooLong);
+            return false;
         };
+        let merged = received.is_merged();
+        if merged {
+            self.worker.metrics.merged.add(1, received.datagrams());
+        }
+        match token {
+            Token::Client(client) => self.handle_client(client, index, received),
+            Token::Relay(id) if merged => self.handle_peer_run(RelayId(id), index, received),
+            Token::Relay(id) => self.handle_peer(RelayId(id), index, received),
+            Token::Wake => {}
+        }
+        self.execute();
+        merged
+    }
+
+    fn handle_client(&mut self, client: u32, index: usize, received: Received) {
         let listener = self.worker.sockets.client(client);
         let Some(server) = listener.and_then(|listener| listener.server(received.to)) else {
-            return self.worker.metrics.dropped(DropReason::Unexpected);
+            for _ in 0..received.datagrams() {
+                self.worker.metrics.dropped(DropReason::Unexpected);
+            }
+            return;
         };
         let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
+        if received.is_merged() {
+            return self.handle_client_run(five_tuple, index, received);
+        }
         let Self { worker, actions, now, .. } = self;
         let datagram = HEADROOM..HEADROOM + received.len;
         let buffer = self.received.slot_mut(index, received.len);
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_client_in_place(*now, five_tuple, buffer, datagram, actions)
         });
-        self.obey_verdict(verdict, index, received.traffic_class);
+        if let Some(verdict) = verdict {
+            let slot = Slot { index, offset: 0, count: 1, stride: 0 };
+            self.obey_verdict(verdict, slot, received.traffic_class);
+        }
     }
 
-    fn handle_peer(&mut self, relay: RelayId, index: usize) {
-        let Some(received) = self.received.received(index) else {
-            return self.worker.metrics.dropped(DropReason::TooLong);
-        };
+    /// The same for a merged one. After a panic every datagram is handled by itself, so that it
+    /// costs only the one that it came of.
+    fn handle_client_run(&mut self, five_tuple: FiveTuple, index: usize, received: Received) {
+        let Received { len, segment, traffic_class, .. } = received;
+        let (mut start, mut alone) = (0, false);
+        while start < len {
+            let end = if alone { len.min(start + segment) } else { len };
+            let Self { worker, actions, now, .. } = self;
+            let run = self.received.bytes(index, HEADROOM + start..HEADROOM + end);
+            let handled = guard(&worker.metrics, || {
+                #[cfg(test)]
+                tests::may_panic(run);
+                worker.engine.handle_client_run(*now, five_tuple, run, segment, actions)
+            });
+            match handled {
+                Some((count, verdict)) => {
+                    let slot = Slot { index, offset: HEADROOM + start, count, stride: segment };
+                    self.obey_verdict(verdict, slot, traffic_class);
+                    start += count * segment;
+                }
+                None if end - start <= segment => start = end,
+                None => alone = true,
+            }
+            self.execute();
+        }
+    }
+
+    fn handle_peer(&mut self, relay: RelayId, index: usize, received: Received) {
         let payload = HEADROOM..HEADROOM + received.len;
         let Self { worker, now, .. } = self;
         let buffer = self.received.slot_mut(index, received.len);
@@ -271,29 +282,70 @@ impl Running {
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_peer(*now, relay, received.from, buffer, payload)
         });
-        self.obey_verdict(verdict, index, received.traffic_class);
+        if let Some(verdict) = verdict {
+            let slot = Slot { index, offset: 0, count: 1, stride: 0 };
+            self.obey_verdict(verdict, slot, received.traffic_class);
+        }
     }
 
-    /// Queues what the engine decided about slot `index`. DSCP and ECN are handed on.
-    fn obey_verdict(&mut self, verdict: Option<Verdict>, index: usize, traffic_class: u8) {
-        match verdict {
-            None | Some(Verdict::Done) => {}
-            Some(Verdict::ToEngine { hop, payload }) => {
-                let Self { worker, received, .. } = self;
-                let payload = received.bytes(index, payload);
-                worker.courier.carry(&worker.metrics, hop, traffic_class, payload);
-            }
-            Some(Verdict::ToPeer { relay, peer, payload, dont_fragment }) => {
-                let marks = Marks { traffic_class, dont_fragment };
-                self.outbound.push_to_peer(relay, peer, (index, payload), marks);
-            }
-            Some(Verdict::ToClient { five_tuple, datagram }) => {
-                let marks = Marks { traffic_class, dont_fragment: false };
-                let (outbound, sockets) = (&mut self.outbound, &self.worker.sockets);
-                if !outbound.push_to_client(sockets, five_tuple, (index, datagram), marks) {
-                    self.worker.metrics.dropped(DropReason::SendFailed);
+    /// The same for a merged one, in which there is no room for headers.
+    fn handle_peer_run(&mut self, relay: RelayId, index: usize, received: Received) {
+        let Received { len, segment, traffic_class, from, .. } = received;
+        let (mut start, mut alone) = (0, false);
+        while start < len {
+            let bytes = if alone { segment.min(len - start) } else { len - start };
+            let Self { worker, outbound, now, .. } = self;
+            let headers = outbound.headers.len();
+            let handled = guard(&worker.metrics, || {
+                let into = &mut outbound.headers;
+                worker.engine.handle_peer_run(*now, relay, from, (bytes, segment), into)
+            });
+            match handled {
+                Some((count, Some(to_client))) => {
+                    let (slot, len) = (index, segment.min(bytes));
+                    let begin = HEADROOM + start;
+                    let pieces = Pieces { slot, start: begin, len, stride: segment, count };
+                    let marks = Marks { traffic_class, dont_fragment: false };
+                    let sockets = &mut worker.sockets;
+                    if !outbound.push_headed(sockets, to_client, pieces, headers, marks) {
+                        self.send_failed(count);
+                    }
+                    start += count * segment;
                 }
+                Some((count, None)) => start += count * segment,
+                None if bytes <= segment => start += segment,
+                None => alone = true,
             }
+        }
+    }
+
+    /// Queues what the engine decided about the datagrams of a slot. DSCP and ECN are handed on.
+    fn obey_verdict(&mut self, verdict: Verdict, slot: Slot, traffic_class: u8) {
+        let Self { outbound, worker, .. } = self;
+        let queued = match verdict {
+            Verdict::Done => true,
+            Verdict::ToPeer { relay, peer, payload, dont_fragment } => {
+                let marks = Marks { traffic_class, dont_fragment };
+                let pieces = slot.pieces(payload);
+                outbound.push_to_peer(&mut worker.sockets, relay, peer, pieces, marks)
+            }
+            Verdict::ToClient { five_tuple, datagram } => {
+                let marks = Marks { traffic_class, dont_fragment: false };
+                let pieces = slot.pieces(datagram);
+                outbound.push_to_client(&mut worker.sockets, five_tuple, pieces, marks)
+            }
+            Verdict::ToEngine { hop, payload } => {
+                return self.obey_hop(hop, slot.pieces(payload), traffic_class);
+            }
+        };
+        if !queued {
+            self.send_failed(slot.count);
+        }
+    }
+
+    fn send_failed(&self, datagrams: usize) {
+        for _ in 0..datagrams {
+            self.worker.metrics.dropped(DropReason::SendFailed);
         }
     }
 
@@ -313,8 +365,9 @@ impl Running {
             for action in actions.drain(..) {
                 match action {
                     Action::Answer { five_tuple, bytes } => {
-                        if !self.outbound.push_answer(&self.worker.sockets, five_tuple, bytes) {
-                            self.worker.metrics.dropped(DropReason::SendFailed);
+                        let sockets = &mut self.worker.sockets;
+                        if !self.outbound.push_answer(sockets, five_tuple, bytes) {
+                            self.send_failed(1);
                         }
                     }
                     Action::Bind { relay, local } => {
@@ -361,16 +414,19 @@ impl Running {
         guard(&worker.metrics, || worker.engine.reserved(*now, relay, result, actions));
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> Sent {
         self.worker.courier.ring();
-        self.send();
+        let sent = self.send();
         self.tell_errors();
+        sent
     }
 
-    fn send(&mut self) {
-        if !self.outbound.is_empty() {
-            self.outbound.flush(&self.worker.sockets, &self.received, &self.worker.metrics);
+    fn send(&mut self) -> Sent {
+        if self.outbound.is_empty() {
+            return Sent::default();
         }
+        let Self { worker, outbound, received, .. } = self;
+        outbound.flush(&mut worker.sockets, received, &worker.metrics)
     }
 
     /// Tells clients of the ICMP errors that came to their relay sockets. What that sends leaves
@@ -390,6 +446,27 @@ impl Running {
     }
 }
 
+/// Which datagrams of a slot a verdict is about.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    index: usize,
+    /// Where the bytes that the engine saw begin.
+    offset: usize,
+    count: usize,
+    /// From one datagram to the next.
+    stride: usize,
+}
+
+impl Slot {
+    /// What lies at `range` of the first of them, and at the same place of the others.
+    #[inline]
+    fn pieces(self, range: std::ops::Range<usize>) -> Pieces {
+        let Self { index, offset, count, stride } = self;
+        let (start, len) = (range.start + offset, range.end - range.start);
+        Pieces { slot: index, start, len, stride, count }
+    }
+}
+
 /// Calls `handle`; a panic in it is counted (the panic hook has told of it) and gives `None`.
 pub(super) fn guard<T>(metrics: &WorkerMetrics, handle: impl FnOnce() -> T) -> Option<T> {
     // Unwind safety: the engine holds no `unsafe` and its tables stay usable, see above.
@@ -406,15 +483,16 @@ const BEAT: Duration = Duration::from_secs(1);
 /// The most batches that a listener gets per round; the socket of an allocation gets one.
 const CLIENT_BATCHES: usize = 4;
 
-/// The same for what other engines have brought.
-const MAILBOX_BATCHES: usize = 4;
+/// What makes a run: so many datagrams in a receive, and two or more in each piece that left.
+const RUN: usize = 4;
 
 #[cfg(test)]
 mod tests {
     use super::super::hop::Office;
     use super::super::listen::Listeners;
     use super::super::shared::Handle;
-    use super::super::{Options, turn_options_for_tests};
+    use super::super::sys::BATCH;
+    use super::super::{Features, Options, turn_options_for_tests};
     use super::*;
     use crate::credentials::{Entropy, Grants};
     use crate::metrics::Heartbeats;
@@ -423,6 +501,13 @@ mod tests {
     use std::net::{SocketAddr, UdpSocket};
     use std::os::fd::AsFd;
 
+    /// Panics when a datagram of a test asks for it.
+    pub(super) fn may_panic(run: &[u8]) {
+        assert!(!run.windows(PANIC.len()).any(|found| found == PANIC), "a panic of a test");
+    }
+
+    const PANIC: &[u8] = b"a panic, please";
+
     /// A worker that does one round at a time, and where it listens.
     fn worker() -> (Running, SocketAddr) {
         let listen = vec!["127.0.0.1:0".parse().expect("a test address")];
@@ -430,7 +515,8 @@ mod tests {
         let mut listeners = Listeners::bind(&options).expect("a listener");
         let inbox = Arc::new(Inbox::new().expect("an inbox"));
         let own = listeners.per_worker.remove(0);
-        let sockets = Sockets::new(inbox.wake.as_fd(), own, 1 << 20).expect("sockets");
+        let sockets = Sockets::new(inbox.wake.as_fd(), own, 1 << 20, Features::ALL);
+        let sockets = sockets.expect("sockets");
         let mut entropy = Entropy::from_seed([1; 32]);
         let grants = Arc::new(Grants::new(Secret::new([2; 32])));
         let engine = Arc::new(turn_options_for_tests());

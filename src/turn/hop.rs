@@ -12,8 +12,7 @@ use super::relayed::{Owner, Tag};
 use super::server::{Server, datagram_bytes_max};
 use super::shared::Shared;
 use super::table::{Half, Place};
-use super::traffic::Dropped;
-use super::{Actions, FiveTuple, RelayId, Verdict};
+use super::{Actions, FiveTuple, RelayId, ToClient, Verdict};
 use crate::metrics::{DropReason, Shortcut};
 use crate::net::Now;
 use crate::stun::control::AddressFamily;
@@ -132,7 +131,7 @@ impl Server {
                 Verdict::ToClient { five_tuple, datagram: within(datagram) }
             }
             Verdict::ToEngine { hop, payload } if self.engine == Some(hop.engine) => {
-                self.metrics.shortcut(Shortcut::SameWorker);
+                self.metrics.shortcut(Shortcut::SameWorker, 1);
                 self.handle_hop(now, &hop, buffer, within(payload))
             }
             Verdict::ToEngine { hop, payload } => {
@@ -150,17 +149,44 @@ impl Server {
         buffer: &mut [u8],
         payload: Range<usize>,
     ) -> Verdict {
-        let (place, family) = Place::of(hop.relay);
-        let meant = self.table.get(place).is_some_and(|own| {
-            own.tag == hop.tag && own.half(family).is_some_and(|half| Relay::of(half) == hop.to)
-        });
-        if !meant {
-            Dropped::from(DropReason::NoAllocation).count(&self.metrics);
-            return Verdict::Done;
+        match self.source(hop) {
+            Some(source) => self.handle_peer(now, hop.relay, source, buffer, payload),
+            None => {
+                self.metrics.dropped(DropReason::NoAllocation);
+                Verdict::Done
+            }
         }
-        // The source that the relay socket would have seen.
-        let source = SocketAddr::new(self.shared.local(hop.from.address), hop.from.port);
-        self.handle_peer(now, hop.relay, source, buffer, payload)
+    }
+
+    /// Handles the first of `count` payloads of `bytes` each that another allocation of ours has
+    /// sent; all is as in [`Server::handle_peer_run`].
+    pub fn handle_hop_run(
+        &mut self,
+        now: Now,
+        hop: &Hop,
+        (count, bytes): (usize, usize),
+        headers: &mut Vec<u8>,
+    ) -> (usize, Option<ToClient>) {
+        match self.source(hop) {
+            Some(source) => {
+                let run = (count * bytes, bytes);
+                self.handle_peer_run(now, hop.relay, source, run, headers)
+            }
+            None => {
+                self.metrics.dropped(DropReason::NoAllocation);
+                (1, None)
+            }
+        }
+    }
+
+    /// The source that the relay socket would have seen; `None` when the allocation at the
+    /// receiver's place is not the one that was meant.
+    #[inline]
+    fn source(&self, hop: &Hop) -> Option<SocketAddr> {
+        let (place, family) = Place::of(hop.relay);
+        let own = self.table.get(place).filter(|own| own.tag == hop.tag)?;
+        own.half(family).filter(|half| Relay::of(half) == hop.to)?;
+        Some(SocketAddr::new(self.shared.local(hop.from.address), hop.from.port))
     }
 
     /// Tells all engines where the allocation at `place` is served. One for TCP has no packets.

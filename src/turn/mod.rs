@@ -24,6 +24,7 @@ mod quota;
 mod reject;
 mod relayed;
 mod reservations;
+mod runs;
 mod server;
 mod shared;
 mod table;
@@ -44,6 +45,7 @@ pub use discovery::{DiscoveryPair, NatDiscovery};
 pub use hop::{EngineId, Hop};
 pub use icmp::Icmp;
 pub use reservations::HeldSocket;
+pub use runs::ToClient;
 pub use server::Server;
 pub use shared::Shared;
 
