@@ -137,6 +137,13 @@ impl Outbound {
         self.waiting.is_empty()
     }
 
+    /// Whether something waits to leave through relay socket `relay`, or an error of it for the
+    /// engine.
+    pub(super) fn waits_for(&self, relay: RelayId) -> bool {
+        self.sockets.contains(&Token::Relay(relay.0))
+            || self.errors.waiting.iter().any(|(of, _)| *of == relay)
+    }
+
     /// Payloads go to a peer; whether the relay socket is there.
     #[inline]
     pub(super) fn push_to_peer(

@@ -16,7 +16,7 @@ pub(in crate::relay) fn udp_listener(
     joins: bool,
     buffer_bytes: usize,
 ) -> io::Result<Socket> {
-    let socket = unbound(address, buffer_bytes)?;
+    let socket = unbound(address, buffer_bytes, libc::IP_PMTUDISC_DONT)?;
     if address.ip().is_unspecified() {
         let (level, name) = match address {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -45,15 +45,12 @@ pub(in crate::relay) fn share_port(first: &Socket) -> io::Result<()> {
 /// # Errors
 /// What the failing system call said.
 pub(in crate::relay) fn relay_socket(local: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
-    let socket = unbound(local, buffer_bytes)?;
+    let socket = unbound(local, buffer_bytes, FRAGMENT)?;
     let (level, name) = match local {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
     set_option(socket.as_fd(), level, name, 1)?;
-    if local.is_ipv4() {
-        set_dont_fragment(socket.as_fd(), false)?;
-    }
     socket.bind(&local.into())?;
     Ok(socket)
 }
@@ -107,15 +104,16 @@ pub(in crate::relay) fn was_exhausted(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-fn unbound(address: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
+/// A socket that fragments what it sends over IPv4 as `fragmentation` says. Each option is a system
+/// call of its own, so none is set twice.
+fn unbound(address: SocketAddr, buffer_bytes: usize, fragmentation: i32) -> io::Result<Socket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     } else {
         // RFC 8656, section 14: without DONT-FRAGMENT a packet may be fragmented on its way.
-        let never = libc::IP_PMTUDISC_DONT;
-        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, never)?;
+        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, fragmentation)?;
     }
     // DSCP and ECN of what arrives, to be set on what leaves (RFC 8656, section 14).
     let (level, name) = match address {
