@@ -153,6 +153,7 @@ impl Relay {
             registry,
             office: Arc::clone(&office),
             limits: options.streams,
+            features,
             relay_buffer_bytes: options.relay_buffer_bytes,
             entropy: Mutex::new(child(entropy)),
             spare_metrics: Mutex::default(),

@@ -3,9 +3,10 @@
 //! ours (`relay/hop.rs`).
 //!
 //! The straight line: `edge` accepts, ends TLS and calls [`Streams::serve`]; the framer finds the
-//! messages; the engine decides, as for UDP; a payload leaves through the allocation's socket at
-//! once, and what goes to the client waits in an outbox of bounded size. A slow client loses
-//! packets and holds up nobody. The allocation ends with the connection.
+//! messages; the engine decides, as for UDP; the payloads of one read leave through the allocation's
+//! socket by one call, and what a batch of that socket brings gathers in an outbox of bounded size,
+//! which is written by one call. A slow client loses packets and holds up nobody. The allocation
+//! ends with the connection.
 //!
 //! With a TCP allocation (RFC 6062) peers come and are connected in `peers.rs`; a connection whose
 //! client binds one of these is a `splice.rs` from then on, and the framer is asked no more.
@@ -15,6 +16,7 @@ mod connection;
 mod outbox;
 mod peers;
 mod registry;
+mod relays;
 mod splice;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::hop::Office;
+use super::sys::Features;
 use super::worker::guard;
 use crate::credentials::Entropy;
 use crate::edge;
@@ -76,6 +79,7 @@ pub struct Streams {
     pub(super) registry: Arc<Registry>,
     pub(super) office: Arc<Office>,
     pub(super) limits: StreamLimits,
+    pub(super) features: Features,
     pub(super) relay_buffer_bytes: usize,
     pub(super) entropy: Mutex<Entropy>,
     /// Counters that nobody writes to now. They are counted on by the next connection, so that

@@ -18,11 +18,12 @@ mod segmenting;
 mod send;
 mod socket;
 mod tcp;
+mod watch;
 
 pub(super) use errors::{SocketError, drain_errors};
 pub use features::Features;
 pub use limits::raise_descriptor_limit;
-pub(super) use poll::{Event, Poll, Readiness, Wake};
+pub(super) use poll::{Event, Poll, Wake};
 pub(super) use recv::{Received, RecvBatch};
 pub(super) use segmenting::Segmenting;
 pub(super) use send::{Datagram, Outcome, Run, SendBatch};
@@ -31,6 +32,7 @@ pub(super) use socket::{
     was_address_in_use, was_exhausted,
 };
 pub(super) use tcp::{tcp_relay_listener, tcp_relay_socket};
+pub(super) use watch::Watched;
 
 /// The most datagrams that one system call receives or sends.
 pub(super) const BATCH: usize = 64;

@@ -127,7 +127,12 @@ fn unbound(address: SocketAddr, buffer_bytes: usize, fragmentation: i32) -> io::
     Ok(socket)
 }
 
-fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(super) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: i32,
+) -> io::Result<()> {
     let len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the pointer is to a live i32 of the length said, which the call only reads.
     let result = unsafe {
