@@ -112,6 +112,20 @@ label! {
         SendFailed => "send_failed",
         /// The socket's send buffer was full.
         SendBufferFull => "send_buffer_full",
+        /// For another allocation of ours, whose worker or connection has too many waiting.
+        MailboxFull => "mailbox_full",
+    }
+}
+
+label! {
+    /// How a packet went from one allocation of ours to another without leaving the process.
+    Shortcut, "between" {
+        /// Both are served by one worker.
+        SameWorker => "same_worker",
+        /// From one worker to another.
+        OtherWorker => "other_worker",
+        /// From or to a client over TCP or TLS.
+        Stream => "stream",
     }
 }
 

@@ -19,7 +19,8 @@ use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use labels::{
-    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, RunSwitch, Status,
+    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, RunSwitch, Shortcut,
+    Status,
 };
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
@@ -46,6 +47,7 @@ pub struct WorkerMetrics {
     refused: Vec<Count>,
     drops: Vec<Count>,
     limits: Vec<Count>,
+    shortcuts: Vec<Count>,
     /// Packets and bytes of payload relayed from clients to peers.
     pub to_peer: Traffic,
     /// Packets and bytes of payload relayed from peers to clients.
@@ -136,6 +138,7 @@ impl Default for WorkerMetrics {
             refused: counts(Method::ALL.len() * Code::ALL.len()),
             drops: counts(DropReason::ALL.len()),
             limits: counts(Limit::ALL.len()),
+            shortcuts: counts(Shortcut::ALL.len()),
             to_peer: Traffic::default(),
             to_client: Traffic::default(),
             merged: Runs::default(),
@@ -171,6 +174,12 @@ impl WorkerMetrics {
         self.limits[limit as usize].add(1);
     }
 
+    /// Counts packets between two allocations of ours that no socket sees.
+    #[inline]
+    pub fn shortcut(&self, between: Shortcut, packets: usize) {
+        self.shortcuts[between as usize].add(packets as u64);
+    }
+
     /// Counts a decision about `switched` sockets.
     pub fn switch(&self, switch: RunSwitch, sockets: usize) {
         self.switches[switch as usize].add(sockets as u64);
@@ -194,6 +203,11 @@ impl WorkerMetrics {
     /// The packets dropped for `reason` so far.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].value()
+    }
+
+    /// The packets that went by a shortcut so far.
+    pub fn shortcuts(&self, between: Shortcut) -> u64 {
+        self.shortcuts[between as usize].value()
     }
 
     /// How often `limit` bit so far.
@@ -400,6 +414,11 @@ impl Scrape {
             (direction("to_client"), m.sum(|w| w.to_client.bytes.value())),
         ];
         counters(out, "relayed_bytes", "Bytes of payload relayed", bytes.into_iter())?;
+        let shortcuts = Shortcut::ALL
+            .iter()
+            .map(|&between| ([(Shortcut::KEY, between.text())], m.sum(|w| w.shortcuts(between))));
+        let help = "Datagrams between allocations of this relay, by no socket";
+        counters(out, "shortcut_packets", help, shortcuts)?;
         self.runs(out)?;
         let created = m.sum(|w| w.allocations_created.value());
         counter(out, "allocations_created", "Allocations made since the start", created)?;

@@ -1,8 +1,9 @@
 //! The relay's threads: worker loops with batched UDP around the engine of [`turn`](crate::turn).
 //!
 //! Each worker is a plain thread with its own listeners (`SO_REUSEPORT`), its own engine and its
-//! own sockets of allocations; no packet crosses threads. What spans workers is
-//! [`turn::Shared`](crate::turn::Shared). Other threads reach the workers by a [`Handle`] only.
+//! own sockets of allocations. What spans workers is [`turn::Shared`](crate::turn::Shared). Only a
+//! packet from one allocation of ours to another crosses threads, see `hop.rs`; for all else other
+//! threads reach the workers by a [`Handle`].
 //! The straight line of a packet is in `worker.rs`; system calls are in `sys/`, the only place
 //! with `unsafe`. Clients over TCP and TLS are tasks of their own, see `stream/`.
 //!
@@ -10,6 +11,7 @@
 //! `outbound.rs` says what belongs together, `sys/send.rs` how it leaves, [`Features`] whether the
 //! kernel knows how.
 
+mod hop;
 mod listen;
 mod outbound;
 mod shared;
@@ -26,6 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hop::{Courier, Office};
 use listen::Listeners;
 pub use shared::Handle;
 use shared::Inbox;
@@ -142,11 +145,13 @@ impl Relay {
         }
         let (alive, workers_left) = channel();
         let registry = Arc::new(Registry::new(alive.clone()));
+        let office = Office::new(&inboxes, options.streams.write_queue_bytes);
         let handle = Handle::new(inboxes, Arc::clone(&registry));
         let streams = Arc::new(Streams {
             shared: Arc::clone(&shared),
             metrics: Arc::clone(metrics),
             registry,
+            office: Arc::clone(&office),
             limits: options.streams,
             features,
             relay_buffer_bytes: options.relay_buffer_bytes,
@@ -159,6 +164,7 @@ impl Relay {
             let seed = Seed {
                 sockets,
                 inbox,
+                courier: office.worker(index),
                 heartbeat: heartbeats.add(name.clone(), Instant::now()),
                 metrics: metrics.worker(),
                 shared: Arc::clone(&shared),
@@ -224,6 +230,7 @@ impl Drop for Relay {
 struct Seed {
     sockets: Sockets,
     inbox: Arc<Inbox>,
+    courier: Courier,
     heartbeat: Arc<crate::metrics::Heartbeat>,
     metrics: Arc<crate::metrics::WorkerMetrics>,
     shared: Arc<Shared>,
@@ -233,9 +240,9 @@ struct Seed {
 
 impl Seed {
     fn grow(self) {
-        let Self { sockets, inbox, heartbeat, metrics, shared, entropy, alive } = self;
-        let engine = Server::new(shared, Arc::clone(&metrics), entropy);
-        Worker { engine, sockets, inbox, metrics, heartbeat }.run();
+        let Self { sockets, inbox, courier, heartbeat, metrics, shared, entropy, alive } = self;
+        let engine = Server::new(shared, Arc::clone(&metrics), entropy).named(courier.engine());
+        Worker { engine, sockets, inbox, courier, metrics, heartbeat }.run();
         drop(alive);
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
+use super::hop::Parcel;
 use super::sys::{
     BATCH, Datagram, Outcome, RecvBatch, Run, Segmenting, SendBatch, SocketError, send_alone,
     set_dont_fragment,
@@ -22,6 +23,7 @@ pub(super) struct Outbound {
     /// Sockets that something waits for.
     sockets: Vec<Token>,
     answers: Vec<Vec<u8>>,
+    parcels: Vec<Parcel>,
     /// Headers that did not fit in front of their payloads, because another one is there.
     pub(super) headers: Vec<u8>,
     batch: SendBatch,
@@ -105,6 +107,8 @@ enum Body {
     /// The same with headers that lie elsewhere: their range, the bytes of one, and how many bytes
     /// of zero follow each payload.
     Headed(Pieces, Range<usize>, usize, usize),
+    /// A part of a parcel of another engine.
+    Parcel(usize, Range<usize>),
     /// An answer that the engine wrote.
     Answer(usize),
 }
@@ -123,6 +127,7 @@ impl Outbound {
             waiting: Vec::with_capacity(BATCH),
             sockets: Vec::with_capacity(BATCH),
             answers: Vec::new(),
+            parcels: Vec::with_capacity(BATCH),
             headers: Vec::new(),
             batch: SendBatch::new(),
             errors: Errors::default(),
@@ -189,6 +194,27 @@ impl Outbound {
         )
     }
 
+    /// The bytes `range` of a parcel go to a client; whether one of our listeners is in charge of
+    /// it. The parcel is kept for [`Outbound::take_parcel`] in any case.
+    pub(super) fn push_parcel(
+        &mut self,
+        sockets: &mut Sockets,
+        parcel: Parcel,
+        to_client: Option<(FiveTuple, Range<usize>)>,
+    ) -> bool {
+        let marks = Marks { traffic_class: parcel.traffic_class(), dont_fragment: false };
+        let index = self.parcels.len();
+        self.parcels.push(parcel);
+        let Some((five_tuple, range)) = to_client else { return true };
+        self.push_from(sockets, five_tuple, marks, Body::Parcel(index, range))
+    }
+
+    /// A parcel that nothing waits in, once all was sent.
+    pub(super) fn take_parcel(&mut self) -> Option<Parcel> {
+        debug_assert!(self.is_empty());
+        self.parcels.pop()
+    }
+
     /// An answer goes to a client; whether one of our listeners is in charge of it.
     pub(super) fn push_answer(
         &mut self,
@@ -253,8 +279,8 @@ impl Outbound {
         metrics: &WorkerMetrics,
     ) -> Sent {
         let mut sent = Sent::default();
-        let Self { waiting, sockets: tokens, answers, headers, batch, errors } = self;
-        let memory = Memory { received, answers, headers };
+        let Self { waiting, sockets: tokens, answers, parcels, headers, batch, errors } = self;
+        let memory = Memory { received, answers, parcels, headers };
         for &token in tokens.iter() {
             let Some(port) = sockets.port_mut(token) else { continue };
             let Some((first, last)) = std::mem::take(&mut port.queue.0) else { continue };
@@ -348,6 +374,7 @@ impl Sent {
 struct Memory<'a> {
     received: &'a RecvBatch,
     answers: &'a [Vec<u8>],
+    parcels: &'a [Parcel],
     headers: &'a [u8],
 }
 
@@ -403,6 +430,7 @@ impl Waiting {
                 padding: *padding,
                 ..pieces.shape(single(pieces.bytes(memory.received)))
             },
+            Body::Parcel(index, range) => single(memory.parcels[*index].bytes(range.clone())),
             Body::Answer(index) => single(&memory.answers[*index]),
         }
     }

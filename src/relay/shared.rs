@@ -2,6 +2,7 @@
 //!
 //! A worker looks here only when its eventfd woke it, so the packet path takes no lock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::stream::Registry;
@@ -11,6 +12,8 @@ use super::sys::Wake;
 #[derive(Debug)]
 pub(super) struct Inbox {
     commands: Mutex<Commands>,
+    /// Spares a look behind the lock: there is something.
+    waiting: AtomicBool,
     pub(super) wake: Wake,
 }
 
@@ -41,22 +44,28 @@ impl Inbox {
     /// # Errors
     /// When no descriptor is left.
     pub(super) fn new() -> std::io::Result<Self> {
-        Ok(Self { commands: Mutex::default(), wake: Wake::new()? })
+        Ok(Self { commands: Mutex::default(), waiting: AtomicBool::new(false), wake: Wake::new()? })
     }
 
     /// Takes what has gathered. The emptied `spare` takes its place, so that memory is reused.
     pub(super) fn take(&self, spare: &mut Commands) {
         self.wake.clear();
-        std::mem::swap(&mut *self.lock(), spare);
+        if self.waiting.swap(false, Ordering::Acquire) {
+            std::mem::swap(&mut *self.lock(), spare);
+        }
     }
 
     fn revoke(&self, name: Arc<str>) {
-        self.lock().revoke(name);
-        self.wake.wake();
+        self.post(|commands| commands.revoke(name));
     }
 
     fn stop(&self) {
-        self.lock().stop = true;
+        self.post(|commands| commands.stop = true);
+    }
+
+    fn post(&self, command: impl FnOnce(&mut Commands)) {
+        command(&mut self.lock());
+        self.waiting.store(true, Ordering::Release);
         self.wake.wake();
     }
 

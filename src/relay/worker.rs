@@ -10,10 +10,13 @@
 //! call of the worker, so that whoever found the bug could end them all with one packet; kept, it
 //! costs at most the allocation that the datagram belonged to, which expires like any other.
 
+mod mailbox;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::hop::Courier;
 use super::outbound::{Marks, Outbound, Pieces, Sent};
 use super::shared::{Commands, Inbox};
 use super::sys::{Event, Received, RecvBatch, SocketError, drain_errors};
@@ -30,6 +33,7 @@ pub(super) struct Worker {
     pub(super) engine: Server,
     pub(super) sockets: Sockets,
     pub(super) inbox: Arc<Inbox>,
+    pub(super) courier: Courier,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) heartbeat: Arc<Heartbeat>,
 }
@@ -86,8 +90,7 @@ impl Running {
     }
 
     fn round(&mut self) -> std::io::Result<()> {
-        let timeout = self.timeout();
-        let events = self.worker.sockets.poll.wait(timeout)?;
+        let events = self.sleep()?;
         self.now = Now::read();
         self.worker.heartbeat.beat(self.now.instant);
         for index in 0..events {
@@ -97,6 +100,7 @@ impl Running {
                 token => self.read(token, event),
             }
         }
+        self.read_mailbox();
         if self.reservations_at <= self.now.instant {
             self.reservations_at = self.now.instant + BEAT;
             self.ask(|engine, now, _| engine.sweep_reservations(now));
@@ -232,12 +236,13 @@ impl Running {
             return self.handle_client_run(five_tuple, index, received);
         }
         let Self { worker, actions, now, .. } = self;
-        let datagram = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
+        let datagram = HEADROOM..HEADROOM + received.len;
+        let buffer = self.received.slot_mut(index, received.len);
         let verdict = guard(&worker.metrics, || {
-            worker.engine.handle_client(*now, five_tuple, datagram, actions)
+            worker.engine.handle_client_in_place(*now, five_tuple, buffer, datagram, actions)
         });
         if let Some(verdict) = verdict {
-            let slot = Slot { index, offset: HEADROOM, count: 1, stride: 0 };
+            let slot = Slot { index, offset: 0, count: 1, stride: 0 };
             self.obey_verdict(verdict, slot, received.traffic_class);
         }
     }
@@ -329,6 +334,9 @@ impl Running {
                 let pieces = slot.pieces(datagram);
                 outbound.push_to_client(&mut worker.sockets, five_tuple, pieces, marks)
             }
+            Verdict::ToEngine { hop, payload } => {
+                return self.obey_hop(hop, slot.pieces(payload), traffic_class);
+            }
         };
         if !queued {
             self.send_failed(slot.count);
@@ -410,6 +418,7 @@ impl Running {
     }
 
     fn flush(&mut self) -> Sent {
+        self.worker.courier.ring();
         let sent = self.send();
         self.tell_errors();
         sent
@@ -482,6 +491,7 @@ const RUN: usize = 4;
 
 #[cfg(test)]
 mod tests {
+    use super::super::hop::Office;
     use super::super::listen::Listeners;
     use super::super::shared::Handle;
     use super::super::sys::BATCH;
@@ -515,9 +525,10 @@ mod tests {
         let engine = Arc::new(turn_options_for_tests());
         let shared = Arc::new(Shared::new(engine, grants, &mut entropy));
         let metrics = Arc::new(WorkerMetrics::default());
-        let engine = Server::new(shared, Arc::clone(&metrics), entropy);
+        let courier = Office::new(&[Arc::clone(&inbox)], 0).worker(0);
+        let engine = Server::new(shared, Arc::clone(&metrics), entropy).named(courier.engine());
         let heartbeat = Heartbeats::default().add("relay-0", Instant::now());
-        let worker = Worker { engine, sockets, inbox, metrics, heartbeat };
+        let worker = Worker { engine, sockets, inbox, courier, metrics, heartbeat };
         (Running::new(worker), listeners.addresses[0])
     }
 

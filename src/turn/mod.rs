@@ -12,6 +12,7 @@ mod bandwidth;
 mod connections;
 mod discovery;
 mod ending;
+mod hop;
 mod icmp;
 mod method;
 mod nonce;
@@ -41,6 +42,7 @@ use crate::telemetry::Secret;
 
 pub use connections::{DataConnection, Pause};
 pub use discovery::{DiscoveryPair, NatDiscovery};
+pub use hop::{EngineId, Hop};
 pub use icmp::Icmp;
 pub use reservations::HeldSocket;
 pub use runs::ToClient;
@@ -330,6 +332,14 @@ pub enum Verdict {
         /// Whether the datagram must not be fragmented; means nothing over IPv6, where nobody but
         /// the sender fragments.
         dont_fragment: bool,
+    },
+    /// Hand this part of the buffer to the engine that serves the peer, which is an allocation of
+    /// ours: [`Server::handle_hop`].
+    ToEngine {
+        /// Which engine, and where from and to.
+        hop: Hop,
+        /// The payload within the buffer that was handed in.
+        payload: Range<usize>,
     },
     /// Send this part of the buffer to the client.
     ToClient {

@@ -132,6 +132,7 @@ impl Server {
         if let Some(expires) = own.halves.iter().flatten().map(|half| half.expires).next() {
             self.table.expect_expiry(expires);
         }
+        self.tell_owner(place);
         if reserves {
             self.expect_reservation(now);
         }

@@ -11,7 +11,6 @@ use super::traffic::{Dropped, charge, charge_all};
 use super::{Actions, FiveTuple, RelayId, Server, Verdict, method};
 use crate::metrics::DropReason;
 use crate::net::Now;
-use crate::stun::control::AddressFamily;
 use crate::stun::{
     CHANNEL_DATA_HEADER_BYTES, ChannelData, TransactionId, channel_data_header,
     data_indication_header,
@@ -92,11 +91,10 @@ impl Server {
     ) -> Result<Verdict, Dropped> {
         let message = ChannelData::parse(run).map_err(|_| DropReason::Malformed)?;
         let (place, allocation) = live(&mut self.table, five_tuple, now)?;
-        let (peer, payload) = method::send::channel_data(&self.shared, allocation, &message, now)?;
-        let relay = place.relay(AddressFamily::of(peer.ip()));
+        let (to, payload) = method::send::channel_data(&self.shared, allocation, &message, now)?;
         charge_all(&self.shared, allocation, count * payload.len(), now)?;
         self.metrics.to_peer.add_run(count, payload.len());
-        Ok(Verdict::ToPeer { relay, peer, payload, dont_fragment: false })
+        Ok(to.verdict(place, payload, false))
     }
 
     /// `count` datagrams of `len` bytes. Nothing is counted when it fails.

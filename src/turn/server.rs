@@ -18,11 +18,13 @@ use super::reservations::RESERVATION_LIFE;
 use super::shared::Shared;
 use super::table::{Allocation, Place, Table};
 use super::traffic::{Dropped, charge};
-use super::{Action, Actions, FiveTuple, HEADROOM, RelayId, TAILROOM, Transport, Verdict};
+use super::{
+    Action, Actions, EngineId, FiveTuple, HEADROOM, RelayId, TAILROOM, Transport, Verdict,
+};
 use crate::credentials::Entropy;
 use crate::metrics::{DropReason, Method as Label, WorkerMetrics};
 use crate::net::Now;
-use crate::stun::control::{AddressFamily, Control};
+use crate::stun::control::Control;
 use crate::stun::{
     ChannelData, Class, DATA_INDICATION_HEADER_BYTES_MAX, Integrity, Kind, Message, Method,
     SendIndication, Signer, TransactionId, Writer, attr, challenge, classify,
@@ -63,12 +65,23 @@ const _: () = assert!(HEADROOM >= DATA_INDICATION_HEADER_BYTES_MAX && TAILROOM >
 const DATAGRAM_BYTES_MAX_IPV4: usize = 65_535 - 20 - 8;
 const DATAGRAM_BYTES_MAX_IPV6: usize = 65_535 - 8;
 
+/// The largest payload of a datagram to `to`.
+#[inline]
+pub(super) const fn datagram_bytes_max(to: SocketAddr) -> usize {
+    match to {
+        SocketAddr::V4(_) => DATAGRAM_BYTES_MAX_IPV4,
+        SocketAddr::V6(_) => DATAGRAM_BYTES_MAX_IPV6,
+    }
+}
+
 /// One worker's part of the relay.
 pub struct Server {
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) entropy: Entropy,
     pub(super) table: Table,
+    /// Its name, if packets may come to it from other engines.
+    pub(super) engine: Option<EngineId>,
     /// When ports in reserve may have expired.
     reservations_at: Option<Instant>,
     /// When something of a TCP allocation may have taken too long.
@@ -87,6 +100,7 @@ impl Server {
             metrics,
             entropy,
             table,
+            engine: None,
             reservations_at: None,
             connections_at: None,
             #[cfg(test)]
@@ -183,11 +197,10 @@ impl Server {
     ) -> Result<Verdict, Dropped> {
         let message = ChannelData::parse(datagram).map_err(|_| DropReason::Malformed)?;
         let (place, allocation) = live(&mut self.table, five_tuple, now)?;
-        let (peer, payload) = method::send::channel_data(&self.shared, allocation, &message, now)?;
-        let relay = place.relay(AddressFamily::of(peer.ip()));
+        let (to, payload) = method::send::channel_data(&self.shared, allocation, &message, now)?;
         charge(&self.shared, allocation, payload.len(), now)?;
         self.metrics.to_peer.add(payload.len());
-        Ok(Verdict::ToPeer { relay, peer, payload, dont_fragment: false })
+        Ok(to.verdict(place, payload, false))
     }
 
     fn handle_send(
@@ -199,12 +212,11 @@ impl Server {
         let indication = SendIndication::read(message, UNDERSTOOD);
         let indication = indication.map_err(|_| DropReason::Unexpected)?;
         let (place, allocation) = live(&mut self.table, five_tuple, now)?;
-        let (peer, payload) = method::send::indication(&self.shared, allocation, &indication, now)?;
-        let relay = place.relay(AddressFamily::of(peer.ip()));
+        let (to, payload) = method::send::indication(&self.shared, allocation, &indication, now)?;
         charge(&self.shared, allocation, payload.len(), now)?;
         self.metrics.to_peer.add(payload.len());
-        let dont_fragment = indication.dont_fragment && peer.is_ipv4();
-        Ok(Verdict::ToPeer { relay, peer, payload, dont_fragment })
+        let dont_fragment = indication.dont_fragment && to.peer.is_ipv4();
+        Ok(to.verdict(place, payload, dont_fragment))
     }
 
     /// RFC 8656, sections 11.3 and 12.7.
@@ -518,11 +530,10 @@ pub(super) struct Admitted {
 impl FiveTuple {
     /// The longest datagram that can be sent to the client.
     pub(super) fn datagram_bytes_max(&self) -> usize {
-        match (self.transport, self.client) {
-            (Transport::Udp, SocketAddr::V4(_)) => DATAGRAM_BYTES_MAX_IPV4,
-            (Transport::Udp, SocketAddr::V6(_)) => DATAGRAM_BYTES_MAX_IPV6,
+        match self.transport {
+            Transport::Udp => datagram_bytes_max(self.client),
             // What the length fields of the messages can say.
-            (Transport::Tcp | Transport::Tls, _) => usize::MAX,
+            Transport::Tcp | Transport::Tls => usize::MAX,
         }
     }
 }

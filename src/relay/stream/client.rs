@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
+use super::super::hop::Courier;
 use super::super::outbound::{self, Sent};
 use super::super::shared::Commands;
 use super::super::sys::{Datagram, RecvBatch, Run, SendBatch, SocketError};
@@ -32,6 +33,8 @@ pub(super) struct Client {
     pub(super) five_tuple: FiveTuple,
     pub(super) engine: Server,
     pub(super) outbox: Outbox,
+    /// Packets from and to other engines.
+    pub(super) courier: Courier,
     /// The time of what is being handled.
     pub(super) now: Now,
     /// When the last allocation ended.
@@ -51,7 +54,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(
         five_tuple: FiveTuple,
-        engine: Server,
+        (engine, courier): (Server, Courier),
         outbox: Outbox,
         lease: Lease,
         relay_buffer_bytes: usize,
@@ -61,6 +64,7 @@ impl Client {
             five_tuple,
             engine,
             outbox,
+            courier,
             now,
             released: now.instant,
             is_overrun: false,
@@ -128,6 +132,9 @@ impl Client {
                 let payload = at.start + payload.start..at.start + payload.end;
                 scratch.outgoing.push(Outgoing { relay, to: peer, payload, dont_fragment });
             }
+            Verdict::ToEngine { hop, payload } => {
+                self.courier.carry(&self.lease.metrics, hop, 0, &message[payload]);
+            }
             Verdict::ToClient { datagram, .. } => {
                 self.push_packet(&message[datagram]);
             }
@@ -159,6 +166,27 @@ impl Client {
         });
         self.tell_errors(errors);
         is_busy
+    }
+
+    /// Hands what other engines have brought to the engine; whether there was anything.
+    pub(super) fn poll_mailbox(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self { relays, courier, engine, outbox, lease, now, .. } = self;
+        let mailbox = courier.mailbox().filter(|_| !relays.is_empty());
+        let Some(mailbox) = mailbox else { return false };
+        mailbox.register(cx.waker());
+        for index in 0..PARCELS_MAX {
+            let Some(mut parcel) = mailbox.take() else { return index > 0 };
+            let hop = parcel.hop();
+            let (buffer, payload) = parcel.slot_mut();
+            if let Verdict::ToClient { datagram, .. } =
+                engine.handle_hop(*now, &hop, buffer, payload)
+                && outbox.push_packet(parcel.bytes(datagram)).is_err()
+            {
+                lease.metrics.limit(Limit::WriteQueue);
+            }
+            mailbox.give_back(parcel);
+        }
+        true
     }
 
     /// Hands connections to and from peers to the engine; whether there was anything to do.
@@ -251,7 +279,7 @@ impl Client {
             Verdict::ToClient { datagram, .. } => {
                 self.push_packet(&buffer[datagram]);
             }
-            Verdict::ToPeer { .. } | Verdict::Done => {}
+            Verdict::ToPeer { .. } | Verdict::ToEngine { .. } | Verdict::Done => {}
         }
     }
 
@@ -341,6 +369,9 @@ impl Client {
     }
 
     fn bound(&mut self, relay: RelayId, result: Result<(), BindFailure>) {
+        if result.is_ok() && !self.relays.is_empty() {
+            self.courier.open();
+        }
         let Self { engine, actions, now, .. } = self;
         engine.bound(*now, relay, result, actions);
     }
@@ -355,6 +386,9 @@ impl Client {
         }
         if !self.relays.is_empty() {
             self.relays.close(relay);
+            if self.relays.is_empty() {
+                self.courier.close();
+            }
             self.released = self.now.instant;
         }
     }
@@ -396,6 +430,8 @@ impl Drop for Client {
     }
 }
 
+/// The most packets of other engines that one round handles.
+const PARCELS_MAX: usize = 64;
 /// The most messages of the client that one round handles.
 const MESSAGES_MAX: usize = 64;
 /// The most connections of peers that one round handles.

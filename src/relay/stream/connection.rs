@@ -151,7 +151,10 @@ impl Connection {
     /// that turns into another thing only has its answer written.
     fn relay(&mut self, cx: &mut Context<'_>) -> bool {
         self.client.bound.is_none()
-            && (self.read(cx) | self.client.poll_relays(cx) | self.client.poll_peers(cx))
+            && (self.read(cx)
+                | self.client.poll_relays(cx)
+                | self.client.poll_mailbox(cx)
+                | self.client.poll_peers(cx))
     }
 
     /// No messages from here on: what is left in the framer is the peer's already.
@@ -178,6 +181,7 @@ impl Connection {
         }
         if self.ending.is_none() {
             self.cut();
+            self.client.courier.ring();
         }
         true
     }

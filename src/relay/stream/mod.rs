@@ -1,5 +1,6 @@
 //! Clients over TCP and TLS (RFC 8656, section 3.1): a task for each, with an engine of its own
-//! that has this one client, so no packet crosses threads.
+//! that has this one client, so no packet crosses threads but one to or from another allocation of
+//! ours (`relay/hop.rs`).
 //!
 //! The straight line: `edge` accepts, ends TLS and calls [`Streams::serve`]; the framer finds the
 //! messages; the engine decides, as for UDP; the payloads of one read leave through the
@@ -29,6 +30,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::hop::Office;
 use super::sys::Features;
 use super::worker::guard;
 use crate::credentials::Entropy;
@@ -48,7 +50,8 @@ pub struct StreamLimits {
     pub idle: Duration,
     /// How long a message may take from its first byte to its last.
     pub half_message: Duration,
-    /// Bytes that may wait for a client to read them; what peers send beyond is dropped.
+    /// Bytes that may wait for a client to read them; what peers send beyond is dropped. Of other
+    /// allocations of ours about as many may wait for the client's task.
     pub write_queue_bytes: usize,
     /// Receive and send buffer of a TCP allocation's socket for one peer: what waits there for
     /// whoever reads slowly, or for the client to bind the connection (RFC 6062).
@@ -74,6 +77,7 @@ pub struct Streams {
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: Arc<Registry>,
+    pub(super) office: Arc<Office>,
     pub(super) limits: StreamLimits,
     pub(super) features: Features,
     pub(super) relay_buffer_bytes: usize,
@@ -98,9 +102,12 @@ impl Streams {
         let lease = Lease::new(&self);
         let metrics = Arc::clone(&lease.metrics);
         let entropy = super::child(&mut lock(&self.entropy));
+        let courier = self.office.stream(seat.place());
         let engine = Server::new(Arc::clone(&self.shared), Arc::clone(&metrics), entropy);
+        let engine = engine.named(courier.engine());
         let outbox = Outbox::new(self.limits.write_queue_bytes, peer.tls);
-        let client = Client::new(five_tuple, engine, outbox, lease, self.relay_buffer_bytes);
+        let client =
+            Client::new(five_tuple, (engine, courier), outbox, lease, self.relay_buffer_bytes);
         let mut connection = Connection::new(client, stream, seat, self.limits);
         let end = poll_fn(|cx| {
             // As in a worker; but only this client's allocation is lost.

@@ -87,6 +87,11 @@ impl Mailbox {
 }
 
 impl Seat {
+    /// Its number among all that are taken now.
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+
     /// What has gathered; `waker` is woken when there is more.
     pub(super) fn take(&self, waker: &Waker) -> Option<Commands> {
         // In this order: what is posted in between is either seen here, or wakes.

@@ -8,13 +8,15 @@ use std::time::Instant;
 use crate::metrics::DropReason;
 use crate::stun::control::AddressFamily;
 use crate::stun::{ChannelData, SendIndication};
+use crate::turn::Hop;
+use crate::turn::hop::Destination;
 use crate::turn::policy::CanonicalPeer;
 use crate::turn::shared::Shared;
 use crate::turn::table::Allocation;
 use crate::turn::traffic::Dropped;
 
-/// Where a payload goes: the address, and its place in the datagram.
-pub(in crate::turn) type Outgoing = (SocketAddr, Range<usize>);
+/// Where a payload goes, and its place in the datagram.
+pub(in crate::turn) type Outgoing = (Destination, Range<usize>);
 
 /// Finds the peer of a Send indication.
 pub(in crate::turn) fn indication(
@@ -52,7 +54,7 @@ pub(in crate::turn) fn channel_data(
     Ok((to, message.payload.clone()))
 }
 
-/// The address to send to. Among our own addresses only a live relayed address within reach gets
+/// Where to send. Among our own addresses only a live relayed address within reach gets
 /// anything, never another service of this host.
 fn deliver(
     shared: &Shared,
@@ -60,22 +62,24 @@ fn deliver(
     peer: CanonicalPeer,
     port: u16,
     now: Instant,
-) -> Result<SocketAddr, Dropped> {
+) -> Result<Destination, Dropped> {
     // RFC 6062, §3: what belongs to a TCP allocation goes over data connections.
     if allocation.tcp.is_some() {
         return Err(DropReason::Unexpected.into());
     }
     // A half of a dual allocation may have expired before the other.
-    if !allocation.relays(AddressFamily::of(peer.ip), now) {
-        return Err(DropReason::NoAllocation.into());
-    }
+    let family = AddressFamily::of(peer.ip);
+    let half = allocation.half(family).filter(|_| allocation.relays(family, now));
+    let half = half.ok_or(DropReason::NoAllocation)?;
     if port == 0 {
         return Err(DropReason::PeerForbidden.into());
     }
-    if let Some(index) = peer.relay_address
-        && !shared.relayed.reaches(allocation.tag, index, port)
-    {
-        return Err(DropReason::NotRelayed.into());
+    let mut hop = None;
+    if let Some(index) = peer.relay_address {
+        if !shared.relayed.reaches(allocation.tag, index, port) {
+            return Err(DropReason::NotRelayed.into());
+        }
+        hop = Hop::find(shared, (half, allocation.tag), index, port);
     }
-    Ok(SocketAddr::new(shared.policy.delivery(peer), port))
+    Ok(Destination { peer: SocketAddr::new(shared.policy.delivery(peer), port), hop })
 }

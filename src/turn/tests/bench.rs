@@ -256,7 +256,7 @@ impl Bench {
         buffer[range.clone()].copy_from_slice(payload);
         match self.server.handle_peer(self.now, relay, peer, &mut buffer, range) {
             Verdict::ToClient { datagram, .. } => Some(buffer[datagram].to_vec()),
-            Verdict::ToPeer { .. } | Verdict::Done => None,
+            Verdict::ToPeer { .. } | Verdict::ToEngine { .. } | Verdict::Done => None,
         }
     }
 

@@ -1,11 +1,12 @@
 //! Tests of the engine through its public face, in virtual time.
 //!
-//! [`bench`] is one engine with clients and peers around it; [`transcripts`] replays the texts of
-//! `src/turn/transcripts/`; [`properties`], [`reservations`] and [`tcp`] draw random cases;
-//! [`network`] lets packets get lost; [`oracle`] and [`oracle_client`] are clients that others
-//! wrote.
+//! [`bench`] is one engine with clients and peers around it; [`hop`] joins two; [`transcripts`]
+//! replays the texts of `src/turn/transcripts/`; [`properties`], [`reservations`] and [`tcp`] draw
+//! random cases; [`network`] lets packets get lost; [`oracle`] and [`oracle_client`] are clients
+//! that others wrote.
 
 mod bench;
+mod hop;
 mod network;
 mod oracle;
 mod oracle_client;

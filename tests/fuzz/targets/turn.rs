@@ -14,9 +14,9 @@ use turncast::stun::{
 };
 use turncast::telemetry::Secret;
 use turncast::turn::{
-    Action, Actions, DefaultFamily, DiscoveryPair, FiveTuple, FixedUser, HEADROOM, HeldSocket,
-    Icmp, Limits, NatDiscovery, Options, RelayAddress, RelayId, Server, Shared, TAILROOM,
-    TcpLimits, Transport, Verdict,
+    Action, Actions, DefaultFamily, DiscoveryPair, EngineId, FiveTuple, FixedUser, HEADROOM,
+    HeldSocket, Icmp, Limits, NatDiscovery, Options, RelayAddress, RelayId, Server, Shared,
+    TAILROOM, TcpLimits, Transport, Verdict,
 };
 
 const REALM: &str = "turncast";
@@ -64,7 +64,7 @@ impl Script {
         let metrics = Arc::new(Metrics::default());
         let grants = Arc::new(Grants::new(Secret::new([6; 32])));
         let shared = Arc::new(Shared::new(Arc::new(options()), grants, &mut entropy));
-        let server = Server::new(shared, metrics.worker(), entropy);
+        let server = Server::new(shared, metrics.worker(), entropy).named(EngineId(0));
         let now = Now { instant: Instant::now(), unix_secs: 1_800_000_000 };
         let client = address("198.51.100.1:5000");
         let (nonce, relays, connection) = (Vec::new(), Vec::new(), Vec::new());
@@ -159,15 +159,21 @@ impl Script {
         let mut actions = Actions::new();
         let server = address("198.51.100.10:3478");
         let five_tuple = FiveTuple { transport: self.transport, client, server };
-        match self.server.handle_client(self.now, five_tuple, datagram, &mut actions) {
+        let (mut buffer, range) = buffer(datagram);
+        let len = buffer.len();
+        let engine = &mut self.server;
+        let verdict =
+            engine.handle_client_in_place(self.now, five_tuple, &mut buffer, range, &mut actions);
+        match verdict {
             Verdict::ToPeer { relay, payload, .. } => {
                 assert!(self.relays.contains(&relay), "a socket that nobody bound");
-                assert_inside(&payload, datagram.len());
+                assert_inside(&payload, len);
             }
             Verdict::ToClient { five_tuple, datagram: range } => {
                 assert_eq!(five_tuple.client, client);
-                assert_inside(&range, datagram.len());
+                assert_inside(&range, len);
             }
+            Verdict::ToEngine { .. } => panic!("there is no other engine"),
             Verdict::Done => {}
         }
         self.carry_out(actions);
@@ -175,10 +181,7 @@ impl Script {
 
     fn peer_says(&mut self, payload: &[u8]) {
         let Some(relay) = self.relays.last().copied() else { return };
-        let mut buffer = vec![0; HEADROOM];
-        buffer.extend_from_slice(payload);
-        buffer.extend_from_slice(&[0xFF; TAILROOM]);
-        let range = HEADROOM..HEADROOM + payload.len();
+        let (mut buffer, range) = buffer(payload);
         let verdict = self.server.handle_peer(self.now, relay, peer(), &mut buffer, range);
         if let Verdict::ToClient { datagram, .. } = verdict {
             assert_inside(&datagram, buffer.len());
@@ -264,6 +267,14 @@ fn tlvs(mut writer: Writer, mut bytes: &[u8]) -> Writer {
         bytes = next;
     }
     writer
+}
+
+/// What has arrived, as a worker holds it.
+fn buffer(arrived: &[u8]) -> (Vec<u8>, Range<usize>) {
+    let mut buffer = vec![0; HEADROOM];
+    buffer.extend_from_slice(arrived);
+    buffer.extend_from_slice(&[0xFF; TAILROOM]);
+    (buffer, HEADROOM..HEADROOM + arrived.len())
 }
 
 fn assert_inside(range: &Range<usize>, len: usize) {

@@ -100,20 +100,20 @@ fn many_errors_at_once_are_told_in_part_and_harm_nobody() {
 
 /// What the IP header of a datagram says.
 #[derive(Debug, PartialEq, Eq)]
-struct Packet {
-    class: u8,
+pub(super) struct Packet {
+    pub(super) class: u8,
     dont_fragment: bool,
-    payload: Vec<u8>,
+    pub(super) payload: Vec<u8>,
 }
 
 /// Sees every datagram to one address as it comes off the wire.
-struct Wire {
+pub(super) struct Wire {
     socket: Socket,
     address: SocketAddr,
 }
 
 impl Wire {
-    fn to(address: SocketAddr) -> Self {
+    pub(super) fn to(address: SocketAddr) -> Self {
         // A raw socket of IPv6 does not show the header; one below it does, as it arrives.
         let socket = match address {
             SocketAddr::V4(_) => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)),
@@ -131,7 +131,7 @@ impl Wire {
     }
 
     /// The next datagram.
-    fn next(&mut self) -> Packet {
+    pub(super) fn next(&mut self) -> Packet {
         let mut bytes = [0; 65_536];
         loop {
             let len = self.socket.read(&mut bytes).expect("a packet in time");
@@ -153,9 +153,9 @@ impl Wire {
 }
 
 /// A loopback of its own with a small MTU, and the right to see its packets.
-const OWN_NETWORK: &str = "ip link set lo mtu 1500 up";
+pub(super) const OWN_NETWORK: &str = "ip link set lo mtu 1500 up";
 
-fn set_class(socket: &UdpSocket, class: u8) {
+pub(super) fn set_class(socket: &UdpSocket, class: u8) {
     let local = socket.local_addr().expect("bound");
     let socket = SockRef::from(socket);
     let set = match local {

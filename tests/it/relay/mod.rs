@@ -4,6 +4,7 @@ mod addresses;
 pub(crate) mod client;
 mod headers;
 mod runs;
+mod shortcut;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -66,6 +66,7 @@ impl Script {
                         let whole = if dont_fragment { " unfragmented" } else { "" };
                         writeln!(out, "< to {peer} {payload}{whole}").expect("a string takes all");
                     }
+                    Verdict::ToEngine { .. } => panic!("an engine without a name"),
                     Verdict::ToClient { .. } => panic!("a client's packet went to a client"),
                 }
             }
