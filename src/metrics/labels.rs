@@ -112,6 +112,18 @@ label! {
         SendFailed => "send_failed",
         /// The socket's send buffer was full.
         SendBufferFull => "send_buffer_full",
+        /// Above a client's share of a worker that has more to do than it can.
+        Overload => "overload",
+    }
+}
+
+label! {
+    /// A receive queue of the kernel, in front of the relay.
+    Queue, "queue" {
+        /// That of a listener, which clients send to.
+        Client => "client",
+        /// That of an allocation, which peers send to.
+        Relay => "relay",
     }
 }
 
@@ -188,6 +200,9 @@ label! {
         TurnConnections => "turn_connections",
         /// `turn.limits.connections_per_address`.
         TurnConnectionsPerAddress => "turn_connections_per_address",
+        /// A worker had more to do than it can, and gave each client its share: once for each
+        /// twentieth of a second.
+        ClientShare => "client_share",
         /// `turn.limits.idle_secs`: a connection without an allocation said nothing.
         IdleTime => "idle_time",
         /// `turn.limits.half_message_secs`: a message began and did not end.

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use labels::{
-    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, Status,
+    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Queue, Refusal, Renewal, Status,
 };
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
@@ -45,6 +45,7 @@ pub struct WorkerMetrics {
     requests: Vec<Count>,
     refused: Vec<Count>,
     drops: Vec<Count>,
+    queue_drops: Vec<Count>,
     limits: Vec<Count>,
     /// Packets and bytes of payload relayed from clients to peers.
     pub to_peer: Traffic,
@@ -104,6 +105,7 @@ impl Default for WorkerMetrics {
             requests: counts(Method::ALL.len()),
             refused: counts(Method::ALL.len() * Code::ALL.len()),
             drops: counts(DropReason::ALL.len()),
+            queue_drops: counts(Queue::ALL.len()),
             limits: counts(Limit::ALL.len()),
             to_peer: Traffic::default(),
             to_client: Traffic::default(),
@@ -131,6 +133,11 @@ impl WorkerMetrics {
         self.drops[reason as usize].add(1);
     }
 
+    /// Counts `packets` that the kernel dropped in front of us.
+    pub fn queue_dropped(&self, queue: Queue, packets: u64) {
+        self.queue_drops[queue as usize].add(packets);
+    }
+
     /// Counts a limit that bit.
     pub fn limit(&self, limit: Limit) {
         self.limits[limit as usize].add(1);
@@ -149,6 +156,11 @@ impl WorkerMetrics {
     /// The packets dropped for `reason` so far.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].value()
+    }
+
+    /// The packets that the kernel dropped at `queue` so far.
+    pub fn queue_drops(&self, queue: Queue) -> u64 {
+        self.queue_drops[queue as usize].value()
     }
 
     /// How often `limit` bit so far.
@@ -344,6 +356,11 @@ impl Scrape {
             .iter()
             .map(|&reason| ([(DropReason::KEY, reason.text())], m.sum(|w| w.drops(reason))));
         counters(out, "turn_dropped", "Packets dropped without an answer", drops)?;
+        let lost = Queue::ALL
+            .iter()
+            .map(|&queue| ([(Queue::KEY, queue.text())], m.sum(|w| w.queue_drops(queue))));
+        let help = "Packets that the kernel dropped before the relay read them";
+        counters(out, "receive_queue_drops", help, lost)?;
         let direction = |text| [("direction", text)];
         let packets = [
             (direction("to_peer"), m.sum(|w| w.to_peer.packets.value())),

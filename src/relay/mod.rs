@@ -27,8 +27,9 @@ pub use shared::Handle;
 use shared::Inbox;
 use stream::Registry;
 pub use stream::{StreamLimits, Streams};
+use sys::SocketOptions;
 use sys::can_set_dont_fragment;
-pub use sys::raise_descriptor_limit;
+pub use sys::{Features, raise_descriptor_limit};
 use udp::Sockets;
 use worker::Worker;
 
@@ -48,6 +49,8 @@ pub struct Options {
     pub client_buffer_bytes: usize,
     /// Receive and send buffer of one allocation's socket.
     pub relay_buffer_bytes: usize,
+    /// What may be asked of the kernel, which may have less.
+    pub features: Features,
     /// What one client over TCP or TLS may take.
     pub streams: StreamLimits,
 }
@@ -59,6 +62,7 @@ impl Default for Options {
             workers: 1,
             client_buffer_bytes: 4 << 20,
             relay_buffer_bytes: 1 << 20,
+            features: Features::ALL,
             streams: StreamLimits::default(),
         }
     }
@@ -114,19 +118,22 @@ impl Relay {
     /// # Errors
     /// An [`Error`] that names the address; nothing is left running then.
     pub fn start(
-        options: Options,
+        mut options: Options,
         shared: Arc<Shared>,
         metrics: &Arc<Metrics>,
         heartbeats: &Heartbeats,
         entropy: &mut Entropy,
     ) -> Result<Self, Error> {
+        options.features = options.features.available();
+        let relay_socket =
+            SocketOptions { buffer_bytes: options.relay_buffer_bytes, features: options.features };
         let Listeners { addresses, per_worker } = Listeners::bind(&options)?;
         let mut inboxes = Vec::with_capacity(per_worker.len());
         let mut sockets = Vec::with_capacity(per_worker.len());
         for (worker, listeners) in per_worker.into_iter().enumerate() {
             let failed = |source| Error::Worker { worker, source };
             let inbox = Arc::new(Inbox::new().map_err(failed)?);
-            let watched = Sockets::new(inbox.wake.as_fd(), listeners, options.relay_buffer_bytes);
+            let watched = Sockets::new(inbox.wake.as_fd(), listeners, relay_socket);
             sockets.push((watched.map_err(failed)?, Arc::clone(&inbox)));
             inboxes.push(inbox);
         }
@@ -138,7 +145,7 @@ impl Relay {
             metrics: Arc::clone(metrics),
             registry,
             limits: options.streams,
-            relay_buffer_bytes: options.relay_buffer_bytes,
+            relay_socket,
             entropy: Mutex::new(child(entropy)),
             spare_metrics: Mutex::default(),
         });

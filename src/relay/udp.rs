@@ -9,14 +9,14 @@ use rustc_hash::FxHashMap;
 use socket2::Socket;
 
 use super::sys::{
-    BATCH, Datagram, Poll, RecvBatch, SendBatch, SocketError, relay_socket, set_dont_fragment,
-    was_address_in_use, was_exhausted,
+    BATCH, Datagram, Poll, RecvBatch, SendBatch, SocketError, SocketOptions, relay_socket,
+    set_dont_fragment, was_address_in_use, was_exhausted,
 };
-use crate::metrics::{DropReason, WorkerMetrics};
+use crate::metrics::{DropReason, Queue, WorkerMetrics};
 use crate::turn::{BindFailure, FiveTuple, HeldSocket, RelayId};
 
 /// What a socket is to its worker, packed into the number that epoll hands back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Token {
     /// The eventfd of the inbox.
     Wake,
@@ -79,7 +79,9 @@ pub(super) struct Sockets {
     pub(super) poll: Poll,
     clients: Vec<ClientSocket>,
     relays: FxHashMap<RelayId, Socket>,
-    relay_buffer_bytes: usize,
+    relay_socket: SocketOptions,
+    /// What the kernel has told that sockets have lost; most lose nothing.
+    queue_drops: FxHashMap<Token, u32>,
 }
 
 impl Sockets {
@@ -90,7 +92,7 @@ impl Sockets {
     pub(super) fn new(
         wake: BorrowedFd<'_>,
         listeners: Vec<(Socket, SocketAddr)>,
-        relay_buffer_bytes: usize,
+        relay_socket: impl Into<SocketOptions>,
     ) -> io::Result<Self> {
         let poll = Poll::new(EVENTS)?;
         poll.add(wake, Token::Wake.number())?;
@@ -99,7 +101,7 @@ impl Sockets {
             poll.add(socket.as_fd(), Token::Client(index).number())?;
             clients.push(ClientSocket { socket, local, wildcard: local.ip().is_unspecified() });
         }
-        Ok(Self { poll, clients, relays: FxHashMap::default(), relay_buffer_bytes })
+        Ok(Self { clients, ..Self::none(poll, relay_socket.into()) })
     }
 
     /// No listeners and no inbox: the sockets of the allocations of one client, whose own messages
@@ -107,9 +109,13 @@ impl Sockets {
     ///
     /// # Errors
     /// When no descriptor is left.
-    pub(super) fn of_stream(relay_buffer_bytes: usize) -> io::Result<Self> {
-        let poll = Poll::new(EVENTS_OF_STREAM)?;
-        Ok(Self { poll, clients: Vec::new(), relays: FxHashMap::default(), relay_buffer_bytes })
+    pub(super) fn of_stream(relay_socket: SocketOptions) -> io::Result<Self> {
+        Ok(Self::none(Poll::new(EVENTS_OF_STREAM)?, relay_socket))
+    }
+
+    fn none(poll: Poll, relay_socket: SocketOptions) -> Self {
+        let (clients, relays, queue_drops) = Default::default();
+        Self { poll, clients, relays, relay_socket, queue_drops }
     }
 
     /// Whether there is no allocation.
@@ -145,7 +151,7 @@ impl Sockets {
     }
 
     fn open(&self, local: SocketAddr) -> Result<Socket, BindFailure> {
-        relay_socket(local, self.relay_buffer_bytes).map_err(bind_failure)
+        relay_socket(local, self.relay_socket).map_err(bind_failure)
     }
 
     fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
@@ -158,6 +164,22 @@ impl Sockets {
     /// Closes the socket of allocation `relay`.
     pub(super) fn close(&mut self, relay: RelayId) {
         self.relays.remove(&relay);
+        self.queue_drops.remove(&Token::Relay(relay.0));
+    }
+
+    /// Counts what the receive queue of `token` has lost since it was last told of; `told` is
+    /// [`RecvBatch::queue_drops`]. Returns how many that are.
+    pub(super) fn note_queue_drops(
+        &mut self,
+        token: Token,
+        told: u32,
+        metrics: &WorkerMetrics,
+    ) -> u32 {
+        let before = self.queue_drops.insert(token, told).unwrap_or(0);
+        let lost = told.wrapping_sub(before);
+        let queue = if matches!(token, Token::Relay(_)) { Queue::Relay } else { Queue::Client };
+        metrics.queue_dropped(queue, lost.into());
+        lost
     }
 
     /// The listener of that index.

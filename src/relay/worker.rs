@@ -179,6 +179,10 @@ impl Running {
                     continue;
                 }
             };
+            if let Some(told) = self.received.queue_drops() {
+                let Worker { sockets, metrics, .. } = &mut self.worker;
+                sockets.note_queue_drops(token, told, metrics);
+            }
             for index in 0..count {
                 match token {
                     Token::Client(client) => self.handle_client(client, index),

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 
 use super::super::shared::Commands;
 use super::super::sys::{
-    Datagram, Readiness, RecvBatch, SendBatch, SocketError, drain_errors, set_dont_fragment,
+    Datagram, Readiness, RecvBatch, SendBatch, SocketError, SocketOptions, drain_errors,
+    set_dont_fragment,
 };
 use super::super::udp::{Sockets, Token, bind_failure};
 use super::super::worker::guard;
@@ -44,7 +45,7 @@ pub(super) struct Client {
     relays: Option<Relays>,
     /// The same for TCP allocations.
     peers: Option<Peers>,
-    relay_buffer_bytes: usize,
+    relay_socket: SocketOptions,
     actions: Actions,
     lease: Lease,
 }
@@ -55,7 +56,7 @@ impl Client {
         engine: Server,
         outbox: Outbox,
         lease: Lease,
-        relay_buffer_bytes: usize,
+        relay_socket: SocketOptions,
     ) -> Self {
         let now = Now::read();
         Self {
@@ -68,7 +69,7 @@ impl Client {
             bound: None,
             relays: None,
             peers: None,
-            relay_buffer_bytes,
+            relay_socket,
             actions: Actions::new(),
             lease,
         }
@@ -196,11 +197,18 @@ impl Client {
             }
             // An error is one of an earlier datagram, and is gone with being told.
             let count = received.recv(socket).unwrap_or(0);
+            self.note_queue_drops(relay, received);
             for index in 0..count {
                 self.handle_peer(relay, index, received);
             }
         });
         self.tell_errors(errors);
+    }
+
+    fn note_queue_drops(&mut self, relay: RelayId, received: &RecvBatch) {
+        if let (Some(told), Some(relays)) = (received.queue_drops(), &mut self.relays) {
+            relays.sockets.note_queue_drops(Token::Relay(relay.0), told, &self.lease.metrics);
+        }
     }
 
     /// Tells the client of the ICMP errors that came to its relay sockets: like what peers send,
@@ -357,7 +365,7 @@ impl Client {
     fn sockets(&mut self) -> Result<&mut Sockets, BindFailure> {
         let relays = match self.relays.take() {
             Some(relays) => relays,
-            None => Relays::new(self.relay_buffer_bytes).map_err(bind_failure)?,
+            None => Relays::new(self.relay_socket).map_err(bind_failure)?,
         };
         Ok(&mut self.relays.insert(relays).sockets)
     }
@@ -376,8 +384,8 @@ struct Relays {
 }
 
 impl Relays {
-    fn new(relay_buffer_bytes: usize) -> io::Result<Self> {
-        let sockets = Sockets::of_stream(relay_buffer_bytes)?;
+    fn new(relay_socket: SocketOptions) -> io::Result<Self> {
+        let sockets = Sockets::of_stream(relay_socket)?;
         let readiness = Readiness::of(&sockets.poll)?;
         Ok(Self { sockets, readiness })
     }

@@ -10,6 +10,8 @@
 
 mod address;
 mod errors;
+mod features;
+mod filter;
 mod limits;
 mod poll;
 mod recv;
@@ -18,6 +20,9 @@ mod socket;
 mod tcp;
 
 pub(super) use errors::{SocketError, drain_errors};
+pub use features::Features;
+pub(super) use features::SocketOptions;
+pub(super) use filter::{BUCKETS, Filter, Salt, is_request};
 pub use limits::raise_descriptor_limit;
 pub(super) use poll::{Event, Poll, Readiness, Wake};
 pub(super) use recv::RecvBatch;

@@ -108,8 +108,18 @@ impl RecvBatch {
             return None;
         }
         let len = usize::try_from(header.msg_len).ok().filter(|len| *len <= PAYLOAD_MAX)?;
-        let Told { to, traffic_class } = Told::read(&header.msg_hdr);
+        let Told { to, traffic_class, .. } = Told::read(&header.msg_hdr);
         Some(Received { from: name.read()?, to, traffic_class, len })
+    }
+
+    /// How many datagrams the socket of the last call has lost in all, when the last datagram that
+    /// it gave was queued: the kernel counts to 2^32 and begins again, and says nothing before
+    /// the first.
+    pub(in crate::relay) fn queue_drops(&self) -> Option<u32> {
+        let last = self.used.checked_sub(1).filter(|last| *last < BATCH)?;
+        // SAFETY: `last` is within the array, and `&self` means that nobody writes to it.
+        let header = unsafe { &*self.header(last).as_ptr() };
+        Told::read(&header.msg_hdr).queue_drops
     }
 
     /// The slot of datagram `index` up to `len` bytes of payload: headroom, payload, tailroom.
@@ -154,8 +164,8 @@ impl Drop for RecvBatch {
     }
 }
 
-/// Room for the control messages that we ask for: `in6_pktinfo`, which is the larger one, and the
-/// traffic class.
+/// Room for the control messages that we ask for: `in6_pktinfo`, which is the larger one, the
+/// traffic class, and what the queue has lost.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -167,6 +177,8 @@ struct Told {
     /// when the datagram was broadcast.
     to: Option<SocketAddr>,
     traffic_class: u8,
+    /// `SO_RXQ_OVFL`.
+    queue_drops: Option<u32>,
 }
 
 impl Told {
@@ -195,6 +207,9 @@ impl Told {
                     (libc::IPPROTO_IP, libc::IP_TOS) => told.traffic_class = value.read(),
                     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                         told.traffic_class = value.cast::<i32>().read_unaligned() as u8;
+                    }
+                    (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                        told.queue_drops = Some(value.cast::<u32>().read_unaligned());
                     }
                     _ => {}
                 }
@@ -227,7 +242,8 @@ const _: () = assert!(HEADROOM + PAYLOAD_MAX + TAILROOM <= SLOT);
 // SAFETY: the macro computes with its argument only.
 const CONTROL: usize = unsafe {
     libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32)
-        + libc::CMSG_SPACE(size_of::<i32>() as u32)
+        + libc::CMSG_SPACE(size_of::<i32>() as u32) // the traffic class
+        + libc::CMSG_SPACE(size_of::<u32>() as u32) // what the queue lost
 } as usize;
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::features::{SocketOptions, ask};
+
 /// A socket that clients send to, bound to `address`. The first one of a port binds alone, which
 /// refuses a second daemon; the others join it once [`share_port`] has opened it to them.
 ///
@@ -14,9 +16,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub(in crate::relay) fn udp_listener(
     address: SocketAddr,
     joins: bool,
-    buffer_bytes: usize,
+    options: impl Into<SocketOptions>,
 ) -> io::Result<Socket> {
-    let socket = unbound(address, buffer_bytes)?;
+    let socket = unbound(address, options.into())?;
     if address.ip().is_unspecified() {
         let (level, name) = match address {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -44,14 +46,18 @@ pub(in crate::relay) fn share_port(first: &Socket) -> io::Result<()> {
 ///
 /// # Errors
 /// What the failing system call said.
-pub(in crate::relay) fn relay_socket(local: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
-    let socket = unbound(local, buffer_bytes)?;
+pub(in crate::relay) fn relay_socket(
+    local: SocketAddr,
+    options: impl Into<SocketOptions>,
+) -> io::Result<Socket> {
+    let options = options.into();
+    let socket = unbound(local, options)?;
     let (level, name) = match local {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
-    set_option(socket.as_fd(), level, name, 1)?;
-    if local.is_ipv4() {
+    ask(socket.as_fd(), options.features.icmp_errors, level, name);
+    if local.is_ipv4() && options.features.dont_fragment {
         set_dont_fragment(socket.as_fd(), false)?;
     }
     socket.bind(&local.into())?;
@@ -77,7 +83,7 @@ pub(in crate::relay) fn set_dont_fragment(socket: BorrowedFd<'_>, on: bool) -> i
 
 /// The DF bit is clear, and what some router says about a path is told to the client who set it
 /// ("fragmentation needed") without being believed by the kernel, which sends for others, too.
-const FRAGMENT: i32 = libc::IP_PMTUDISC_OMIT;
+pub(super) const FRAGMENT: i32 = libc::IP_PMTUDISC_OMIT;
 
 /// Whether binding failed because somebody else has the port.
 pub(in crate::relay) fn was_address_in_use(error: &io::Error) -> bool {
@@ -90,7 +96,7 @@ pub(in crate::relay) fn was_exhausted(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-fn unbound(address: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
+fn unbound(address: SocketAddr, options: SocketOptions) -> io::Result<Socket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
     if address.is_ipv6() {
@@ -105,14 +111,21 @@ fn unbound(address: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVTOS),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
     };
-    set_option(socket.as_fd(), level, name, 1)?;
+    let SocketOptions { buffer_bytes, features } = options;
+    ask(socket.as_fd(), features.traffic_class, level, name);
+    ask(socket.as_fd(), features.queue_drops, libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
     // The kernel cuts what exceeds its own maximum, and never refuses.
     socket.set_recv_buffer_size(buffer_bytes)?;
     socket.set_send_buffer_size(buffer_bytes)?;
     Ok(socket)
 }
 
-fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(super) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: i32,
+) -> io::Result<()> {
     let len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the pointer is to a live i32 of the length said, which the call only reads.
     let result = unsafe {
