@@ -8,6 +8,7 @@
 //! segmentation offload yet.
 
 mod listen;
+mod share;
 mod shared;
 mod stream;
 mod sys;

@@ -4,15 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 use socket2::Socket;
 
+use super::share::{Change, Share};
 use super::sys::{
-    BATCH, Datagram, Poll, RecvBatch, SendBatch, SocketError, SocketOptions, relay_socket,
-    set_dont_fragment, was_address_in_use, was_exhausted,
+    BATCH, Datagram, Poll, RecvBatch, SendBatch, SocketError, SocketOptions, queue_drops,
+    relay_socket, set_dont_fragment, was_address_in_use, was_exhausted,
 };
-use crate::metrics::{DropReason, Queue, WorkerMetrics};
+use crate::metrics::{DropReason, Limit, Queue, WorkerMetrics};
 use crate::turn::{BindFailure, FiveTuple, HeldSocket, RelayId};
 
 /// What a socket is to its worker, packed into the number that epoll hands back.
@@ -52,6 +54,8 @@ pub(super) struct ClientSocket {
     socket: Socket,
     local: SocketAddr,
     wildcard: bool,
+    /// What each client may send when all of them send too much.
+    pub(super) share: Share,
 }
 
 impl ClientSocket {
@@ -64,6 +68,23 @@ impl ClientSocket {
         let mut server = to.filter(|to| !to.ip().is_multicast())?;
         server.set_port(self.local.port());
         Some(server)
+    }
+
+    /// Does to the socket's filter what its shares ask for.
+    fn carry_out(&mut self, change: Change, metrics: &WorkerMetrics) {
+        match change {
+            Change::None => {}
+            Change::Detach => {
+                // None is there when it is the worker that drops.
+                let _ = self.socket.detach_filter();
+            }
+            Change::Shed => {
+                metrics.limit(Limit::ClientShare);
+                if self.share.filter().is_some_and(|filter| filter.attach(&self.socket).is_err()) {
+                    self.share.without_kernel();
+                }
+            }
+        }
     }
 
     fn serves(&self, server: SocketAddr) -> bool {
@@ -94,14 +115,17 @@ impl Sockets {
         listeners: Vec<(Socket, SocketAddr)>,
         relay_socket: impl Into<SocketOptions>,
     ) -> io::Result<Self> {
+        let relay_socket = relay_socket.into();
         let poll = Poll::new(EVENTS)?;
         poll.add(wake, Token::Wake.number())?;
         let mut clients = Vec::with_capacity(listeners.len());
         for ((socket, local), index) in listeners.into_iter().zip(0..) {
             poll.add(socket.as_fd(), Token::Client(index).number())?;
-            clients.push(ClientSocket { socket, local, wildcard: local.ip().is_unspecified() });
+            let share = Share::new(relay_socket.features.source_filter, Instant::now());
+            let wildcard = local.ip().is_unspecified();
+            clients.push(ClientSocket { socket, local, wildcard, share });
         }
-        Ok(Self { clients, ..Self::none(poll, relay_socket.into()) })
+        Ok(Self { clients, ..Self::none(poll, relay_socket) })
     }
 
     /// No listeners and no inbox: the sockets of the allocations of one client, whose own messages
@@ -175,11 +199,66 @@ impl Sockets {
         told: u32,
         metrics: &WorkerMetrics,
     ) -> u32 {
-        let before = self.queue_drops.insert(token, told).unwrap_or(0);
-        let lost = told.wrapping_sub(before);
+        let before = self.queue_drops.entry(token).or_default();
+        let lost = told.wrapping_sub(*before);
+        if lost > u32::MAX / 2 {
+            // A datagram that had waited was told of less than is known by now.
+            return 0;
+        }
+        *before = told;
         let queue = if matches!(token, Token::Relay(_)) { Queue::Relay } else { Queue::Client };
         metrics.queue_dropped(queue, lost.into());
         lost
+    }
+
+    /// Counts what a batch of `received` datagrams of `token` says beside them, and gives clients
+    /// their shares when they send too much. `is_emptied`: there were no more.
+    pub(super) fn note_batch(
+        &mut self,
+        token: Token,
+        now: Instant,
+        (received, is_emptied): (usize, bool),
+        queue_drops: Option<u32>,
+        metrics: &WorkerMetrics,
+    ) {
+        let lost = queue_drops.map_or(0, |told| self.note_queue_drops(token, told, metrics));
+        if let Token::Client(index) = token
+            && let Some(client) = self.clients.get_mut(index as usize)
+        {
+            client.share.batch(now, received, lost, is_emptied);
+            if client.share.is_due(now) {
+                self.end_window(index, now, metrics);
+            }
+        }
+    }
+
+    /// Whether some listener has more than its worker can bear.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.clients.iter().any(|client| client.share.is_busy())
+    }
+
+    /// Lets the shares of listeners know the time, also of those that hear nothing.
+    pub(super) fn tick(&mut self, now: Instant, metrics: &WorkerMetrics) {
+        for index in 0..self.clients.len() {
+            if self.clients[index].share.is_due(now) {
+                self.end_window(index as u32, now, metrics);
+            }
+        }
+    }
+
+    fn end_window(&mut self, index: u32, now: Instant, metrics: &WorkerMetrics) {
+        let token = Token::Client(index);
+        let told = self.socket(token).and_then(queue_drops);
+        let lost = told.map_or(0, |told| self.note_queue_drops(token, told, metrics));
+        if let Some(client) = self.clients.get_mut(index as usize) {
+            let change = client.share.tick(now, lost);
+            client.carry_out(change, metrics);
+        }
+    }
+
+    /// The listener of that index.
+    pub(super) fn client_mut(&mut self, index: u32) -> Option<&mut ClientSocket> {
+        self.clients.get_mut(index as usize)
     }
 
     /// The listener of that index.

@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::share::WINDOW;
 use super::shared::{Commands, Inbox};
 use super::sys::{BATCH, Event, RecvBatch, SocketError, drain_errors};
 use super::udp::{Marks, Outbound, Sockets, Token};
@@ -89,6 +90,9 @@ impl Running {
         let events = self.worker.sockets.poll.wait(timeout)?;
         self.now = Now::read();
         self.worker.heartbeat.beat(self.now.instant);
+        if self.worker.sockets.is_overloaded() {
+            self.worker.sockets.tick(self.now.instant, &self.worker.metrics);
+        }
         for index in 0..events {
             let event = self.worker.sockets.poll.event(index);
             match Token::from_number(event.token) {
@@ -111,7 +115,8 @@ impl Running {
 
     /// How long there is nothing to do but to beat.
     fn timeout(&self) -> Duration {
-        self.due().map_or(BEAT, |due| due.saturating_duration_since(Instant::now()).min(BEAT))
+        let longest = if self.worker.sockets.is_overloaded() { WINDOW } else { BEAT };
+        self.due().map_or(longest, |due| due.saturating_duration_since(Instant::now()).min(longest))
     }
 
     /// When the engine wants to be told the time.
@@ -170,6 +175,7 @@ impl Running {
             let count = match self.received.recv(socket) {
                 Ok(count) => count,
                 Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.note_batch(token, 0);
                     return self.tell_errors();
                 }
                 // An error of an earlier datagram, not of this call; what is there is read by the
@@ -179,10 +185,7 @@ impl Running {
                     continue;
                 }
             };
-            if let Some(told) = self.received.queue_drops() {
-                let Worker { sockets, metrics, .. } = &mut self.worker;
-                sockets.note_queue_drops(token, told, metrics);
-            }
+            self.note_batch(token, count);
             for index in 0..count {
                 match token {
                     Token::Client(client) => self.handle_client(client, index),
@@ -199,17 +202,28 @@ impl Running {
         }
     }
 
+    /// What a batch says beside its datagrams.
+    fn note_batch(&mut self, token: Token, count: usize) {
+        let queue_drops = self.received.queue_drops();
+        let Worker { sockets, metrics, .. } = &mut self.worker;
+        sockets.note_batch(token, self.now.instant, (count, count < BATCH), queue_drops, metrics);
+    }
+
     fn handle_client(&mut self, client: u32, index: usize) {
         let Some(received) = self.received.received(index) else {
             return self.worker.metrics.dropped(DropReason::TooLong);
         };
-        let listener = self.worker.sockets.client(client);
-        let Some(server) = listener.and_then(|listener| listener.server(received.to)) else {
+        let listener = self.worker.sockets.client_mut(client);
+        let server = listener.and_then(|listener| Some((listener.server(received.to)?, listener)));
+        let Some((server, listener)) = server else {
             return self.worker.metrics.dropped(DropReason::Unexpected);
         };
+        let datagram = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
+        if !listener.share.admits(received.from, datagram) {
+            return self.worker.metrics.dropped(DropReason::Overload);
+        }
         let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
         let Self { worker, actions, now, .. } = self;
-        let datagram = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_client(*now, five_tuple, datagram, actions)
         });

@@ -7,9 +7,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use libc::{
-    BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_H, BPF_IMM, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP,
-    BPF_JSET, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MISC, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST,
-    BPF_TAX, BPF_W, BPF_X, BPF_XOR, SKF_AD_OFF, SKF_AD_RANDOM, SKF_NET_OFF,
+    BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_H, BPF_IMM, BPF_JA, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K,
+    BPF_LD, BPF_LDX, BPF_MEM, BPF_MISC, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_TAX, BPF_W, BPF_X,
+    BPF_XOR, SKF_AD_OFF, SKF_AD_RANDOM, SKF_NET_OFF,
 };
 use socket2::{SockFilter, Socket};
 
@@ -41,29 +41,42 @@ impl Salt {
 }
 
 /// What is dropped of what arrives. By default nothing is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::relay) struct Filter {
-    /// How buckets are found.
-    pub(in crate::relay) salt: Salt,
-    /// A bit for each bucket: whether its sources send too much.
-    loud: [u32; WORDS],
-    /// How many of 2^32 datagrams of such a source pass.
-    pub(in crate::relay) pass: u32,
+    salt: Salt,
+    /// For each bucket how many of [`PARTS`] of what its sources send are dropped: four bits, the
+    /// first bucket of a word in the lowest.
+    parts: Box<[u32; WORDS]>,
     /// Whether STUN requests pass in any case.
-    pub(in crate::relay) spares_requests: bool,
+    spares_requests: bool,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self::new(Salt::default(), true)
+    }
 }
 
 impl Filter {
-    /// Its sources send too much.
-    pub(in crate::relay) fn add(&mut self, bucket: usize) {
-        self.loud[bucket / 32] |= 1 << (bucket % 32);
+    /// Drops nothing yet.
+    pub(in crate::relay) fn new(salt: Salt, spares_requests: bool) -> Self {
+        Self { salt, parts: Box::new([0; WORDS]), spares_requests }
     }
 
-    /// Whether a part of what `source` sends is dropped, when it begins with the 16 bits `first`.
-    pub(in crate::relay) fn concerns(&self, source: SocketAddr, first: u16) -> bool {
+    /// Drops `parts` of [`PARTS`] of what the sources of `bucket` send, less than all.
+    pub(in crate::relay) fn set(&mut self, bucket: usize, parts: u32) {
+        let (word, at) = (&mut self.parts[bucket / 8], bucket % 8 * 4);
+        *word = *word & !(0xF << at) | parts.min(PARTS - 1) << at;
+    }
+
+    /// How many of [`PARTS`] are dropped of what `source` sends and begins with the 16 bits
+    /// `first`.
+    pub(in crate::relay) fn parts(&self, source: SocketAddr, first: u16) -> u32 {
+        if self.spares_requests && is_request(first) {
+            return 0;
+        }
         let bucket = self.salt.bucket(source);
-        let is_loud = self.loud[bucket / 32] >> (bucket % 32) & 1 == 1;
-        is_loud && !(self.spares_requests && is_request(first))
+        self.parts[bucket / 8] >> (bucket % 8 * 4) & 0xF
     }
 
     /// Drops what it says from now on, in place of what an earlier filter said.
@@ -81,39 +94,47 @@ impl Filter {
         let mut program = Vec::with_capacity(PROGRAM_MAX);
         if self.spares_requests {
             program.push(step(BPF_LD | BPF_H | BPF_ABS, PAYLOAD));
-            program.push(jump(BPF_JSET, NOT_REQUEST.into(), 1, 0));
+            program.push(jump(BPF_JSET | BPF_K, NOT_REQUEST.into(), 1, 0));
             program.push(KEEP);
         }
         self.write_hash(is_ipv4, &mut program);
-        // The bit within its word waits in M[1] while the word is looked for.
+        // The place within its word waits in M[1] while the word is looked for.
         program.extend([
             step(BPF_ST, 0),
-            step(BPF_ALU | BPF_AND | BPF_K, 31),
+            step(BPF_ALU | BPF_AND | BPF_K, 7),
+            step(BPF_ALU | BPF_MUL | BPF_K, 4),
             step(BPF_ST, 1),
             step(BPF_LD | BPF_MEM, 0),
-            step(BPF_ALU | BPF_RSH | BPF_K, 5),
+            step(BPF_ALU | BPF_RSH | BPF_K, 3),
         ]);
-        let words = (0..).zip(self.loud).filter(|(_, word)| *word != 0);
-        let mut left = words.clone().count() as u32;
-        for (index, word) in words {
-            left -= 1;
-            // Over what is left of this list, and over the end of it.
-            program.push(jump(BPF_JEQ, index, 0, 2));
-            program.push(step(BPF_LD | BPF_IMM, word));
-            program.push(step(BPF_JMP | BPF_JA, 3 * left + 1));
-        }
+        self.write_words(0, WORDS, size_of_search(WORDS), &mut program);
         program.extend([
-            KEEP,
             step(BPF_LDX | BPF_MEM, 1),
             step(BPF_ALU | BPF_RSH | BPF_X, 0),
-            jump(BPF_JSET, 1, 1, 0),
-            KEEP,
+            step(BPF_ALU | BPF_AND | BPF_K, 0xF),
+            step(BPF_MISC | BPF_TAX, 0),
             step(BPF_LD | BPF_W | BPF_ABS, RANDOM),
-            jump(BPF_JGE, self.pass, 0, 1),
+            step(BPF_ALU | BPF_AND | BPF_K, PARTS - 1),
+            jump(BPF_JGE | BPF_X, 0, 1, 0),
             DROP,
             KEEP,
         ]);
         program
+    }
+
+    /// A binary search for the word of the accumulator's index, among `count` from `first`. Its
+    /// steps and `left` - those of it included - are jumped over once it is found.
+    fn write_words(&self, first: usize, count: usize, left: u32, program: &mut Vec<SockFilter>) {
+        if count == 1 {
+            program.push(step(BPF_LD | BPF_IMM, self.parts[first]));
+            program.push(step(BPF_JMP | BPF_JA, left - 2));
+            return;
+        }
+        let half = count / 2;
+        let lower = size_of_search(half);
+        program.push(jump(BPF_JGE | BPF_K, (first + half) as u32, lower as u8, 0));
+        self.write_words(first, half, left - 1, program);
+        self.write_words(first + half, half, left - 1 - lower, program);
     }
 
     /// What [`Salt::bucket`] computes, into the accumulator.
@@ -152,9 +173,15 @@ const fn step(code: u32, k: u32) -> SockFilter {
     SockFilter::new(code as u16, 0, 0, k)
 }
 
+/// How many steps a search among `count` words has, a power of two: two for each word, and a
+/// comparison less than there are words.
+const fn size_of_search(count: usize) -> u32 {
+    3 * count as u32 - 1
+}
+
 /// Jumps over `yes` steps or over `no`.
 const fn jump(test: u32, k: u32, yes: u8, no: u8) -> SockFilter {
-    SockFilter::new((BPF_JMP | test | BPF_K) as u16, yes, no, k)
+    SockFilter::new((BPF_JMP | test) as u16, yes, no, k)
 }
 
 /// Ends the program: all of the datagram is kept, or none.
@@ -165,10 +192,15 @@ const DROP: SockFilter = step(BPF_RET | BPF_K, 0);
 pub(in crate::relay) const BUCKETS: usize = 1 << BUCKET_BITS;
 const BUCKET_BITS: u32 = 10;
 const BUCKET_SHIFT: u32 = u32::BITS - BUCKET_BITS;
-const WORDS: usize = BUCKETS / 32;
+const WORDS: usize = BUCKETS / 8;
+
+/// What a filter drops is said in parts of so many: as many as four bits can tell.
+pub(in crate::relay) const PARTS: u32 = 16;
+
+const _: () = assert!(size_of_search(WORDS / 2) <= u8::MAX as u32, "a jump is eight bits wide");
 
 /// More steps than any program has.
-const PROGRAM_MAX: usize = 3 * WORDS + 48;
+const PROGRAM_MAX: usize = 3 * WORDS + 64;
 
 /// The bits that are clear in the first 16 of a STUN request alone.
 const NOT_REQUEST: u16 = 0xC110;
@@ -195,6 +227,7 @@ mod tests {
     const SALT: [u32; 3] = [0x9E37_79B9, 0x85EB_CA6B, 0xC2B2_AE35];
     /// ChannelData, a Send indication, a Binding request, and an Allocate response.
     const FIRSTS: [[u8; 2]; 4] = [[0x40, 0], [0, 0x16], [0, 1], [1, 3]];
+    const REPEATS: usize = 64;
 
     fn listener(address: &str) -> (Socket, SocketAddr) {
         let address = address.parse().expect("a test address");
@@ -209,32 +242,41 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_drops_what_the_filter_says_and_nothing_else() {
+    fn the_kernel_drops_whose_packets_the_filter_says_and_spares_the_others() {
         for (address, spares_requests) in
             [("127.0.0.1:0", true), ("127.0.0.1:0", false), ("[::1]:0", true), ("[::1]:0", false)]
         {
             let (socket, here) = listener(address);
             let salt = Salt::new(SALT);
             let senders: Vec<_> =
-                (0..200).map(|_| UdpSocket::bind(address).expect("a sender")).collect();
-            let mut filter = Filter { salt, spares_requests, ..Filter::default() };
+                (0..100).map(|_| UdpSocket::bind(address).expect("a sender")).collect();
+            let mut filter = Filter::new(salt, spares_requests);
             for sender in senders.iter().step_by(2) {
-                filter.add(salt.bucket(sender.local_addr().expect("an address")));
+                filter.set(salt.bucket(sender.local_addr().expect("an address")), PARTS);
             }
             filter.attach(&socket).expect("a filter");
-            let mut concerned = 0;
-            for sender in &senders {
+            let (mut concerned, mut spared) = (0, 0);
+            for (index, sender) in senders.iter().enumerate() {
                 let source = sender.local_addr().expect("an address");
                 for first in FIRSTS {
-                    sender.send_to(&first, here).expect("a send");
-                    let drops = filter.concerns(source, u16::from_be_bytes(first));
-                    assert_eq!(received(&socket), usize::from(!drops), "{source} {first:?}");
-                    concerned += usize::from(drops);
+                    for _ in 0..REPEATS {
+                        sender.send_to(&first, here).expect("a send");
+                    }
+                    let passed = received(&socket);
+                    if filter.parts(source, u16::from_be_bytes(first)) == 0 {
+                        assert_eq!(passed, REPEATS, "{source} {first:?}");
+                        spared += 1;
+                    } else {
+                        // One in sixteen passes; that more than half do is beyond any chance.
+                        assert!(passed < REPEATS / 2, "{passed} {source} {first:?}");
+                        concerned += 1;
+                    }
+                    let is_spared = spares_requests && first == [0, 1];
+                    assert!(index % 2 == 1 || is_spared || passed < REPEATS / 2);
                 }
             }
             // Half of the senders, and some that share a bucket with one of them.
-            let kinds = if spares_requests { 3 } else { 4 };
-            assert!((100 * kinds..=160 * kinds).contains(&concerned), "{concerned}");
+            assert!(concerned >= 150 && spared >= 120, "{concerned} {spared}");
         }
     }
 
@@ -244,31 +286,26 @@ mod tests {
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a sender");
         let source = sender.local_addr().expect("an address");
         let salt = Salt::new(SALT);
-        let mut filter = Filter { salt, pass: 1 << 30, ..Filter::default() };
-        filter.add(salt.bucket(source));
-        filter.attach(&socket).expect("a filter");
-        for _ in 0..1000 {
-            sender.send_to(b"\x40\x00", here).expect("a send");
+        for parts in [4, 12] {
+            let mut filter = Filter::new(salt, true);
+            filter.set(salt.bucket(source), parts);
+            filter.attach(&socket).expect("a filter");
+            for _ in 0..1600 {
+                sender.send_to(b"\x40\x00", here).expect("a send");
+            }
+            let passed = received(&socket) as u32;
+            let fair = 100 * (PARTS - parts);
+            // Ten times the deviation of so many throws.
+            assert!(passed.abs_diff(fair) <= 173, "{passed}");
         }
-        let passed = received(&socket);
-        // Ten times the deviation of so many throws.
-        assert!((250 - 137..=250 + 137).contains(&passed), "{passed}");
-        Filter::default().attach(&socket).expect("another in its place");
+        socket.detach_filter().expect("a filter is there");
         sender.send_to(b"\x40\x00", here).expect("a send");
         assert_eq!(received(&socket), 1);
     }
 
     #[test]
-    fn any_filter_is_a_program_that_the_kernel_takes() {
-        let (socket, _) = listener("127.0.0.1:0");
-        let mut filter = Filter { spares_requests: true, ..Filter::default() };
-        for bucket in 0..BUCKETS {
-            filter.add(bucket);
-            if bucket % 97 == 0 || bucket + 1 == BUCKETS {
-                filter.attach(&socket).expect("a filter");
-            }
-        }
-        assert!(filter.program(false).len() <= PROGRAM_MAX);
+    fn a_filter_is_a_program_of_bounded_length() {
+        assert!(Filter::new(Salt::new(SALT), true).program(false).len() <= PROGRAM_MAX);
     }
 
     #[test]
