@@ -27,10 +27,8 @@ impl Listeners {
         let workers = options.workers.max(1);
         let mut listeners =
             Self { addresses: Vec::new(), per_worker: (0..workers).map(|_| Vec::new()).collect() };
-        let of_clients =
-            SocketOptions { buffer_bytes: options.client_buffer_bytes, features: options.features };
         for &asked in &options.listen {
-            listeners.bind_shared(canonical(asked), of_clients)?;
+            listeners.bind_shared(canonical(asked), options.of_clients())?;
         }
         if workers > 1 {
             listeners.discard_early();

@@ -28,9 +28,8 @@ pub use shared::Handle;
 use shared::Inbox;
 use stream::Registry;
 pub use stream::{StreamLimits, Streams};
-use sys::SocketOptions;
-use sys::can_set_dont_fragment;
 pub use sys::{Features, raise_descriptor_limit};
+use sys::{SocketOptions, can_set_dont_fragment};
 use udp::Sockets;
 use worker::Worker;
 
@@ -66,6 +65,18 @@ impl Default for Options {
             features: Features::ALL,
             streams: StreamLimits::default(),
         }
+    }
+}
+
+impl Options {
+    /// What sockets that clients send to are made with.
+    const fn of_clients(&self) -> SocketOptions {
+        SocketOptions { buffer_bytes: self.client_buffer_bytes, features: self.features }
+    }
+
+    /// What sockets of allocations are made with.
+    const fn of_relays(&self) -> SocketOptions {
+        SocketOptions { buffer_bytes: self.relay_buffer_bytes, features: self.features }
     }
 }
 
@@ -126,8 +137,7 @@ impl Relay {
         entropy: &mut Entropy,
     ) -> Result<Self, Error> {
         options.features = options.features.available();
-        let relay_socket =
-            SocketOptions { buffer_bytes: options.relay_buffer_bytes, features: options.features };
+        let relay_socket = options.of_relays();
         let Listeners { addresses, per_worker } = Listeners::bind(&options)?;
         let mut inboxes = Vec::with_capacity(per_worker.len());
         let mut sockets = Vec::with_capacity(per_worker.len());

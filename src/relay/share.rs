@@ -249,3 +249,155 @@ const GROWTH: f64 = 1.05;
 const READ_PART: f64 = 0.5;
 /// What one datagram counts.
 const UNIT: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANNEL_DATA: &[u8] = &[0x40, 0, 0, 1, 7];
+    const REQUEST: &[u8] = &[0, 1, 0, 0];
+
+    fn source(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    /// A listener with what its sources send in a window, of which its worker can do `able`.
+    struct Line {
+        share: Share,
+        now: Instant,
+        able: usize,
+        /// What the queue still holds.
+        backlog: usize,
+    }
+
+    impl Line {
+        fn new(in_kernel: bool, able: usize) -> Self {
+            let now = Instant::now();
+            // Any number, but the same each time.
+            let share = Share { random: 0x5EED, ..Share::new(in_kernel, now) };
+            Self { share, now, able, backlog: 0 }
+        }
+
+        /// Every source sends so many datagrams; returns how many of each were handled, and what
+        /// changed. The queue has room for what the worker can do in one window.
+        fn window(&mut self, sources: &[(u16, usize, &[u8])]) -> (Vec<usize>, Vec<usize>, Change) {
+            let mut arrivals: Vec<(usize, u16, &[u8])> = Vec::new();
+            for (index, &(port, count, bytes)) in sources.iter().enumerate() {
+                arrivals.extend(std::iter::repeat_n((index, port, bytes), count));
+            }
+            // In an order that favours nobody, the same each time.
+            arrivals.sort_by_key(|(index, ..)| *index);
+            let step = (1..).find(|step| gcd(step * 7 + 3, arrivals.len()) == 1).unwrap_or(0);
+            let (mut handled, mut shed) = (vec![0; sources.len()], vec![0; sources.len()]);
+            let (mut queued, mut lost) = (Vec::new(), 0);
+            for at in 0..arrivals.len() {
+                let (index, port, bytes) = arrivals[at * (step * 7 + 3) % arrivals.len()];
+                let first = u16::from_be_bytes([bytes[0], bytes[1]]);
+                let filter = self.share.filter().filter(|_| self.share.phase == Phase::Shedding);
+                let parts = filter.map_or(0, |filter| filter.parts(source(port), first));
+                if self.share.draw() % PARTS < parts || queued.len() + self.backlog > 2 * self.able
+                {
+                    lost += 1;
+                } else {
+                    queued.push((index, port, bytes));
+                }
+            }
+            let done = (queued.len() + self.backlog).min(self.able);
+            self.backlog = queued.len() + self.backlog - done;
+            self.share.batch(self.now, done, lost, self.backlog == 0);
+            for (index, port, bytes) in queued {
+                if self.share.admits(source(port), bytes) {
+                    handled[index] += 1;
+                } else {
+                    shed[index] += 1;
+                }
+            }
+            self.now += WINDOW;
+            let change = self.share.tick(self.now, 0);
+            (handled, shed, change)
+        }
+    }
+
+    fn gcd(a: usize, b: usize) -> usize {
+        if b == 0 { a } else { gcd(b, a % b) }
+    }
+
+    /// Fifty that together send three times what can be done, a quiet one, and requests.
+    fn crowd<'a>() -> Vec<(u16, usize, &'a [u8])> {
+        let loud = (0..50).map(|port| (2000 + port, 600, CHANNEL_DATA));
+        loud.chain([(1000, 100, CHANNEL_DATA), (1001, 10, REQUEST)]).collect()
+    }
+
+    #[test]
+    fn the_loud_ones_are_held_to_the_same_share_and_the_quiet_one_loses_next_to_nothing() {
+        let mut line = Line::new(true, 10_000);
+        let crowd = crowd();
+        for _ in 0..20 {
+            line.window(&crowd);
+        }
+        let mut sums = vec![0; crowd.len()];
+        for _ in 0..100 {
+            let (handled, shed, change) = line.window(&crowd);
+            assert!(matches!(change, Change::Shed), "it is too much still");
+            assert_eq!(shed.iter().sum::<usize>(), 0, "the kernel does it");
+            sums.iter_mut().zip(handled).for_each(|(sum, handled)| *sum += handled);
+        }
+        let (loud, others) = sums.split_at(50);
+        let all: usize = loud.iter().sum();
+        assert!((800_000..=1_000_000).contains(&all), "{all} of a million");
+        let (least, most) = (loud.iter().min(), loud.iter().max());
+        assert!(least.zip(most).is_some_and(|(least, most)| least * 10 > most * 8), "{loud:?}");
+        // It shares a bucket with one of them in one window of twenty.
+        assert!(others[0] > 9_200 && others[1] == 1_000, "{others:?}");
+    }
+
+    #[test]
+    fn a_flood_of_requests_is_held_to_its_share_too() {
+        let mut line = Line::new(true, 10_000);
+        let crowd = [(2000, 30_000, REQUEST), (1000, 100, CHANNEL_DATA), (1001, 10, REQUEST)];
+        for _ in 0..20 {
+            line.window(&crowd);
+        }
+        let mut sums = [0; 3];
+        for _ in 0..100 {
+            let (handled, ..) = line.window(&crowd);
+            sums.iter_mut().zip(handled).for_each(|(sum, handled)| *sum += handled);
+        }
+        assert!((800_000..=1_000_000).contains(&sums[0]), "{sums:?}");
+        assert!(sums[1] > 9_500 && sums[2] > 950, "{sums:?}");
+    }
+
+    #[test]
+    fn nothing_is_shed_that_can_be_borne_and_nothing_any_more_once_the_flood_is_over() {
+        let mut line = Line::new(true, 10_000);
+        let calm: Vec<_> = (0..50).map(|port| (2000 + port, 190, CHANNEL_DATA)).collect();
+        for _ in 0..20 {
+            let (handled, _, change) = line.window(&calm);
+            assert!(matches!(change, Change::None));
+            assert!(handled.iter().all(|handled| *handled == 190), "{handled:?}");
+        }
+        for _ in 0..20 {
+            line.window(&crowd());
+        }
+        assert!(line.share.is_busy());
+        let changes: Vec<_> = (0..40).map(|_| line.window(&calm).2).collect();
+        let ended = changes.iter().position(|change| matches!(change, Change::Detach));
+        assert!(ended.is_some_and(|ended| ended < 20), "{ended:?}");
+        assert!(!line.share.is_busy());
+    }
+
+    #[test]
+    fn a_worker_that_has_to_drop_itself_drops_no_request_and_at_most_half() {
+        let mut line = Line::new(false, 10_000);
+        let crowd = crowd();
+        let (mut all_handled, mut all_shed) = (0, 0);
+        for _ in 0..50 {
+            let (handled, shed, _) = line.window(&crowd);
+            assert_eq!(shed[51], 0);
+            all_handled += handled.iter().sum::<usize>();
+            all_shed += shed.iter().sum::<usize>();
+        }
+        assert!(all_shed > 50_000, "{all_shed}");
+        assert!(all_shed < all_handled * 11 / 10, "{all_shed} beside {all_handled}");
+    }
+}

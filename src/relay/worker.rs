@@ -392,13 +392,17 @@ mod tests {
     use std::os::fd::AsFd;
 
     /// A worker that does one round at a time, and where it listens.
-    fn worker() -> (Running, SocketAddr) {
+    pub(in crate::relay) fn worker() -> (Running, SocketAddr) {
+        worker_with(Options::default())
+    }
+
+    pub(in crate::relay) fn worker_with(options: Options) -> (Running, SocketAddr) {
         let listen = vec!["127.0.0.1:0".parse().expect("a test address")];
-        let options = Options { listen, ..Options::default() };
+        let options = Options { listen, ..options };
         let mut listeners = Listeners::bind(&options).expect("a listener");
         let inbox = Arc::new(Inbox::new().expect("an inbox"));
         let own = listeners.per_worker.remove(0);
-        let sockets = Sockets::new(inbox.wake.as_fd(), own, 1 << 20).expect("sockets");
+        let sockets = Sockets::new(inbox.wake.as_fd(), own, options.of_relays()).expect("sockets");
         let mut entropy = Entropy::from_seed([1; 32]);
         let grants = Arc::new(Grants::new(Secret::new([2; 32])));
         let engine = Arc::new(turn_options_for_tests());
