@@ -362,6 +362,14 @@ impl Outbound {
         self.waiting.is_empty()
     }
 
+    /// Whether something waits to leave through relay socket `relay`, or an error of it for the
+    /// engine.
+    pub(super) fn waits_for(&self, relay: RelayId) -> bool {
+        let token = Token::Relay(relay.0);
+        self.waiting.iter().any(|waiting| waiting.socket == token)
+            || self.errors.waiting.iter().any(|(of, _)| *of == relay)
+    }
+
     /// Payload `range` of slot `index` goes to a peer.
     pub(super) fn push_to_peer(
         &mut self,

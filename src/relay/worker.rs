@@ -305,8 +305,11 @@ impl Running {
                     }
                     Action::Connect { .. } | Action::Abandon { .. } | Action::Splice { .. } => {}
                     Action::Close { relay } => {
-                        // What was relayed before the end still leaves.
-                        self.flush();
+                        // What was relayed before the end still leaves; what goes elsewhere waits
+                        // for the rest of the round.
+                        if self.outbound.waits_for(relay) {
+                            self.flush();
+                        }
                         self.worker.sockets.close(relay);
                     }
                 }

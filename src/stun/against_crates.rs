@@ -323,8 +323,9 @@ proptest! {
             PeerAddress { ip: peer.ip(), port: peer.port() }.add_to(&mut message).unwrap();
         }
 
-        let control = Control::decode(&Message::parse(&message.raw).unwrap()).unwrap();
-        prop_assert_eq!(control.username(), Ok(Some(username)));
+        let message = Message::parse(&message.raw).unwrap();
+        prop_assert_eq!(message.first(attr::USERNAME), Some(username.as_bytes()));
+        let control = Control::of(message);
         prop_assert_eq!(control.requested_transport(), Ok(Some(protocol)));
         prop_assert_eq!(control.lifetime(), Ok(Some(Duration::from_secs(secs.into()))));
         prop_assert_eq!(control.channel_number(), Ok(Some(number)));

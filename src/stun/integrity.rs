@@ -37,24 +37,33 @@ impl Integrity {
         }
     }
 
-    /// The HMAC of a message that is `covered` up to the header of the attribute.
-    pub(super) fn sign(self, key: &[u8], covered: &[u8]) -> hmac::Tag {
-        let length = covered.len() - HEADER_BYTES + ATTRIBUTE_HEADER_BYTES + self.tag_bytes();
-        // It fits: the attribute is inside a message, or Writer has kept room for it.
-        let length = length as u16;
+    /// A key for it, ready to be used again and again: what the HMAC makes of a key is most of the
+    /// work for a message as short as a request.
+    pub(super) fn key(self, key: &[u8]) -> hmac::Key {
         let algorithm = match self {
             Self::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
             Self::Sha256 => hmac::HMAC_SHA256,
         };
-        let mut context = hmac::Context::with_key(&hmac::Key::new(algorithm, key));
-        context.update(&covered[..2]);
-        context.update(&length.to_be_bytes());
-        context.update(&covered[4..]);
+        hmac::Key::new(algorithm, key)
+    }
+
+    /// The HMAC of a message that is `covered` up to the header of the attribute, with a key of
+    /// [`Integrity::key`].
+    pub(super) fn sign(self, key: &hmac::Key, covered: &[u8]) -> hmac::Tag {
+        let length = covered.len() - HEADER_BYTES + ATTRIBUTE_HEADER_BYTES + self.tag_bytes();
+        // It fits: the attribute is inside a message, or Writer has kept room for it.
+        let length = length as u16;
+        let mut context = hmac::Context::with_key(key);
+        let mut header = [0; HEADER_BYTES];
+        header.copy_from_slice(&covered[..HEADER_BYTES]);
+        header[2..4].copy_from_slice(&length.to_be_bytes());
+        context.update(&header);
+        context.update(&covered[HEADER_BYTES..]);
         context.sign()
     }
 
     /// Whether `value` is the HMAC of `covered`. A value of another size is wrong.
-    pub(super) fn verify(self, key: &[u8], covered: &[u8], value: &[u8]) -> bool {
+    pub(super) fn verify(self, key: &hmac::Key, covered: &[u8], value: &[u8]) -> bool {
         value.len() == self.tag_bytes() && self.sign(key, covered).as_ref().ct_eq(value).into()
     }
 }

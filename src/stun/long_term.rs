@@ -5,8 +5,11 @@
 //! profile.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, Digest, SHA256};
+use ring::hmac;
+use subtle::ConstantTimeEq;
 
 use super::Integrity;
 
@@ -46,35 +49,67 @@ impl PasswordAlgorithm {
     }
 }
 
-/// Both keys of one credential: each request says anew by which of them it is signed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct LongTermKeys {
+/// Both keys of one credential: each request says anew by which of them it is signed, and by which
+/// HMAC. What the HMACs make of them is made when it is needed for the first time, and kept. Cheap
+/// to copy: all copies are one.
+#[derive(Clone)]
+pub struct LongTermKeys(Arc<Keys>);
+
+struct Keys {
     md5: [u8; 16],
     sha256: [u8; 32],
+    /// By algorithm and by HMAC. Nearly every credential is used with one of the four.
+    ready: [OnceLock<Box<hmac::Key>>; 4],
 }
 
 impl LongTermKeys {
     /// The keys of `username` with `password` in `realm`.
     pub fn derive(username: &str, realm: &str, password: &str) -> Self {
-        let text = format!("{username}:{realm}:{password}");
         let mut sha256 = [0; 32];
-        sha256.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-        Self { md5: long_term_key(username, realm, password), sha256 }
+        sha256.copy_from_slice(sha256_key(username, realm, password).as_ref());
+        Self::from_raw(long_term_key(username, realm, password), sha256)
     }
 
     /// Keys that are no text's hash: those of nobody, drawn at random.
-    pub const fn from_raw(md5: [u8; 16], sha256: [u8; 32]) -> Self {
-        Self { md5, sha256 }
+    pub fn from_raw(md5: [u8; 16], sha256: [u8; 32]) -> Self {
+        Self(Arc::new(Keys { md5, sha256, ready: Default::default() }))
+    }
+
+    /// Makes everything ready now, so that the first request takes as long as any other.
+    #[must_use]
+    pub fn prepared(self) -> Self {
+        for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
+            for integrity in [Integrity::Sha1, Integrity::Sha256] {
+                self.ready(algorithm, integrity);
+            }
+        }
+        self
     }
 
     /// The key by `algorithm`: 16 bytes, or 32.
-    pub const fn by(&self, algorithm: PasswordAlgorithm) -> &[u8] {
+    pub fn by(&self, algorithm: PasswordAlgorithm) -> &[u8] {
         match algorithm {
-            PasswordAlgorithm::Md5 => &self.md5,
-            PasswordAlgorithm::Sha256 => &self.sha256,
+            PasswordAlgorithm::Md5 => &self.0.md5,
+            PasswordAlgorithm::Sha256 => &self.0.sha256,
         }
     }
+
+    /// The key by `algorithm` as the HMAC of `integrity` takes it.
+    pub(super) fn ready(&self, algorithm: PasswordAlgorithm, integrity: Integrity) -> &hmac::Key {
+        let ready = &self.0.ready[2 * algorithm as usize + integrity as usize];
+        ready.get_or_init(|| Box::new(integrity.key(self.by(algorithm))))
+    }
 }
+
+/// In constant time, as keys are compared.
+impl PartialEq for LongTermKeys {
+    fn eq(&self, other: &Self) -> bool {
+        let by = |algorithm| self.by(algorithm).ct_eq(other.by(algorithm));
+        (by(PasswordAlgorithm::Md5) & by(PasswordAlgorithm::Sha256)).into()
+    }
+}
+
+impl Eq for LongTermKeys {}
 
 /// A key is as good as the password, so it never prints.
 impl fmt::Debug for LongTermKeys {
@@ -89,9 +124,18 @@ pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
     key.try_into().expect("an MD5 digest has 16 bytes")
 }
 
+/// The key by SHA-256 of the same text (RFC 8489, section 18.5.1.2).
+fn sha256_key(username: &str, realm: &str, password: &str) -> Digest {
+    let mut context = Context::new(&SHA256);
+    for part in [username, ":", realm, ":", password] {
+        context.update(part.as_bytes());
+    }
+    context.finish()
+}
+
 /// What an answer is signed with: the keys of who sent the request, and which of them and which
 /// attribute the request asked for (RFC 8489, section 9.2.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signer {
     /// The keys of the credential.
     pub keys: LongTermKeys,
@@ -106,7 +150,7 @@ pub struct Signer {
 
 impl Signer {
     /// The key of the HMAC.
-    pub const fn key(&self) -> &[u8] {
+    pub fn key(&self) -> &[u8] {
         self.keys.by(self.algorithm)
     }
 }

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use super::header::{class_of, method_of};
 use super::{
-    Class, DecodeError, HEADER_BYTES, Integrity, MAGIC_COOKIE, Method, TransactionId, attr,
-    fingerprint,
+    Class, DecodeError, HEADER_BYTES, Integrity, LongTermKeys, MAGIC_COOKIE, Method,
+    PasswordAlgorithm, TransactionId, attr, fingerprint,
 };
 
 /// A view of a whole STUN message, whose header and attribute framing hold.
@@ -148,13 +148,25 @@ impl<'a> Message<'a> {
     /// Whether [`Message::integrity`] was made with `key`; `None` without one. Takes the same time
     /// whatever differs.
     pub fn integrity_ok(&self, key: &[u8]) -> Option<bool> {
+        let (integrity, covered, value) = self.signed()?;
+        Some(integrity.verify(&integrity.key(key), covered, value))
+    }
+
+    /// The same by the key of a credential that an algorithm gives, which is kept ready there.
+    pub fn integrity_ok_by(&self, keys: &LongTermKeys, by: PasswordAlgorithm) -> Option<bool> {
+        let (integrity, covered, value) = self.signed()?;
+        Some(integrity.verify(keys.ready(by, integrity), covered, value))
+    }
+
+    /// The integrity that is checked, what it covers, and its value.
+    fn signed(&self) -> Option<(Integrity, &'a [u8], &'a [u8])> {
         let integrity = self.integrity()?;
         let at = match integrity {
             Integrity::Sha1 => self.integrity_at,
             Integrity::Sha256 => self.integrity_sha256_at,
         };
         let attribute = attribute_at(self.bytes, at?)?;
-        Some(integrity.verify(key, &self.bytes[..attribute.offset], attribute.value))
+        Some((integrity, &self.bytes[..attribute.offset], attribute.value))
     }
 
     /// The trusted attributes that must be understood and are not in `known`, each once, in the

@@ -5,9 +5,9 @@
 //! or [`Message::parse`] checks its framing once and keeps a view into it; [`SendIndication`] and
 //! [`Message::first`] read what is needed without a copy. Messages that come in floods are
 //! answered from here ([`binding_success`], [`challenge`]), payload to a client gets its header in
-//! place ([`write_channel_data_header`], [`write_data_indication`]). An authenticated request is
-//! decoded by the `stun` and `turn` crates behind [`control`]; every answer is written by
-//! [`Writer`], because the crates know neither SHA-256 integrity nor the later attributes.
+//! place ([`write_channel_data_header`], [`write_data_indication`]). The attributes of requests are
+//! read by [`control`]; every answer is written by [`Writer`]. The `stun` and `turn` crates, which
+//! know neither SHA-256 integrity nor the later attributes, are what both are tested against.
 //!
 //! On a stream, a [`Framer`] finds the messages first.
 //!

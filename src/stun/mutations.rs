@@ -72,8 +72,8 @@ fn read_everything(input: &[u8]) -> [bool; 5] {
 }
 
 fn read_control(message: &Message<'_>) {
-    let control = Control::decode(message).unwrap();
-    let _ = (control.username(), control.realm(), control.lifetime(), control.dont_fragment());
+    let control = Control::of(*message);
+    let _ = (control.lifetime(), control.dont_fragment(), control.connection_id());
     let _ = (control.requested_transport(), control.channel_number(), control.even_port());
     let _ = (control.requested_address_family(), control.additional_address_family());
     let _ = (control.reservation_token(), control.peer_address());

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ring::hmac;
+
 use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
 use super::control::AddressFamily;
 use super::header::message_type;
@@ -116,15 +118,20 @@ impl Writer {
     /// The message, signed as `signer` says, with FINGERPRINT when asked for.
     #[must_use]
     pub fn finish_signed(mut self, signer: &Signer, fingerprint: bool) -> Vec<u8> {
-        if signer.also_sha1 && signer.integrity == Integrity::Sha256 {
-            self = self.integrity(Integrity::Sha1, signer.key());
+        let Signer { keys, algorithm, integrity, also_sha1 } = signer;
+        if *also_sha1 && *integrity == Integrity::Sha256 {
+            self = self.integrity_by(Integrity::Sha1, keys.ready(*algorithm, Integrity::Sha1));
         }
-        self.integrity(signer.integrity, signer.key()).close(fingerprint)
+        self.integrity_by(*integrity, keys.ready(*algorithm, *integrity)).close(fingerprint)
     }
 
     /// Adds MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 over what is there so far. Room is kept
     /// for one of each, the shorter first.
-    pub fn integrity(mut self, integrity: Integrity, key: &[u8]) -> Self {
+    pub fn integrity(self, integrity: Integrity, key: &[u8]) -> Self {
+        self.integrity_by(integrity, &integrity.key(key))
+    }
+
+    fn integrity_by(mut self, integrity: Integrity, key: &hmac::Key) -> Self {
         if self.bytes.len() + integrity_bytes(integrity) + FINGERPRINT_BYTES <= MESSAGE_BYTES_MAX {
             let tag = integrity.sign(key, &self.bytes);
             self.push(integrity.kind(), tag.as_ref(), &[]);
@@ -258,7 +265,7 @@ mod tests {
         let keys = LongTermKeys::derive("anna", "example.org", "password");
         for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
             for integrity in [Integrity::Sha1, Integrity::Sha256] {
-                let signer = Signer { keys, algorithm, integrity, also_sha1: false };
+                let signer = Signer { keys: keys.clone(), algorithm, integrity, also_sha1: false };
                 let bytes = new().attribute(attr::USERNAME, b"anna").finish_signed(&signer, true);
                 let message = Message::parse(&bytes).unwrap();
                 assert_eq!(message.integrity(), Some(integrity));

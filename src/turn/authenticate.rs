@@ -108,7 +108,7 @@ pub(super) fn authenticate<'a>(
     let attempt = Attempt { shared, now, message, algorithm: asked.algorithm };
     let own = own.filter(|own| claim.name.is_of(&own.username, &shared.options().realm));
     let proven = match own {
-        Some(own) => attempt.prove_owner(own),
+        Some(own) => attempt.prove_owner(claim.name, own),
         None => attempt.prove(claim.name),
     };
     let realm_ok = opaque_string(claim.realm).is_some_and(|realm| realm == shared.options().realm);
@@ -238,7 +238,7 @@ struct Proven<'a> {
 
 impl<'a> Attempt<'_, '_, 'a> {
     fn matches(self, keys: &LongTermKeys) -> bool {
-        self.message.integrity_ok(keys.by(self.algorithm)) == Some(true)
+        self.message.integrity_ok_by(keys, self.algorithm) == Some(true)
     }
 
     /// Whether a credential may not do any more what this request asks for. An expired credential
@@ -256,13 +256,16 @@ impl<'a> Attempt<'_, '_, 'a> {
     /// The holder of an allocation goes on with the keys that made it. A grant is not bound to
     /// the clock here, however strict the operator: the hub revokes it, and that ends the
     /// allocation itself.
-    fn prove_owner(self, own: &Allocation) -> Option<Proven<'a>> {
-        let username = own.username.to_string();
+    fn prove_owner(self, name: Name<'a>, own: &Allocation) -> Option<Proven<'a>> {
+        let username = match name {
+            Name::Open(text) if *text == *own.username => Cow::Borrowed(text),
+            Name::Open(_) | Name::Hidden(_) => Cow::Owned(own.username.to_string()),
+        };
         let strict = self.shared.options().strict_expiry && own.grant.is_none();
         let limited = TimeLimited::parse(&username);
         let too_late = limited.is_some_and(|limited| self.is_too_late(limited, strict));
         let proven = self.matches(&own.key.keys) && !too_late;
-        let (username, keys) = (Cow::Owned(username), own.key.keys);
+        let keys = own.key.keys.clone();
         proven.then_some(Proven { username, keys, holder: Holder::Owner })
     }
 
@@ -297,9 +300,9 @@ impl<'a> Attempt<'_, '_, 'a> {
 
     fn prove_fixed(self, username: Cow<'a, str>) -> Option<Proven<'a>> {
         let (keys, known) = self.shared.fixed_users.keys(&username);
-        let matched = self.matches(&keys);
+        let matched = self.matches(keys);
         let name = known.filter(|_| matched)?;
-        Some(Proven { username, keys, holder: Holder::User(name) })
+        Some(Proven { username, keys: keys.clone(), holder: Holder::User(name) })
     }
 
     fn prove_grant(self, username: Cow<'a, str>, live: Option<Arc<Grant>>) -> Option<Proven<'a>> {

@@ -112,7 +112,7 @@ impl Server {
         log_end(own, &half, why);
         own.peers.forget(family);
         // What the first answer said is no longer so: the request that made it is over.
-        own.answer.clear();
+        own.answer = Box::default();
         let five_tuple = own.five_tuple;
         let connecting = own.tcp.as_mut().map(|tcp| tcp.end_family(family));
         actions.push(Action::Close { relay: place.relay(family) });

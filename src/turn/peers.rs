@@ -220,8 +220,8 @@ impl Peers {
         match (slot, peer_slot) {
             (Ok(index), _) => self.channels[index] = channel,
             (Err(index), Ok(by_peer) | Err(by_peer)) => {
-                self.channels.insert(index, channel);
-                self.channels_by_peer.insert(by_peer, (address, number));
+                insert(&mut self.channels, index, channel);
+                insert(&mut self.channels_by_peer, by_peer, (address, number));
             }
         }
         Ok(())
@@ -240,7 +240,7 @@ impl Peers {
         let permission = Permission { peer, expires };
         match self.find_permission(peer.ip) {
             Ok(index) => self.permissions[index] = permission,
-            Err(index) => self.permissions.insert(index, permission),
+            Err(index) => insert(&mut self.permissions, index, permission),
         }
         for channel in self.channels.iter_mut().filter(|channel| channel.peer.ip == peer.ip) {
             channel.usable_until = channel.expires.min(expires);
@@ -257,5 +257,40 @@ impl Peers {
 
     fn find_by_peer(&self, peer: SocketAddr) -> Result<usize, usize> {
         self.channels_by_peer.binary_search_by_key(&peer, |(address, _)| *address)
+    }
+}
+
+/// Inserts into a list that is to stay as small as it can while it has one entry, as most do; from
+/// then on it grows as any list.
+fn insert<T>(list: &mut Vec<T>, index: usize, entry: T) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+    list.insert(index, entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an allocation with one permission and one channel holds besides its entry in the slab.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
+    fn one_peer_takes_the_room_of_one() {
+        let mut peers = Peers::new(None);
+        let room = Room { permissions: 8, channels: 8, new_peers_per_min: 0 };
+        let now = Instant::now();
+        let held = |peers: &Peers| {
+            peers.permissions.capacity() * size_of::<Permission>()
+                + peers.channels.capacity() * size_of::<Channel>()
+                + peers.channels_by_peer.capacity() * size_of::<(SocketAddr, u16)>()
+        };
+        assert_eq!(held(&peers), 0);
+        for (last, bound) in [(1, 176), (1, 176), (2, 4 * 176)] {
+            let peer = CanonicalPeer { ip: [192, 0, 2, last].into(), relay_address: None };
+            let number = 0x4000 + u16::from(last);
+            assert_eq!(peers.bind(number, peer, 9, room, now), Ok(()));
+            assert!(held(&peers) <= bound, "{} bytes", held(&peers));
+        }
     }
 }

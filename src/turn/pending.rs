@@ -113,7 +113,7 @@ impl Server {
         let Some(pending) = own.pending.take() else { return };
         let five_tuple = own.five_tuple;
         if own.families().next().is_none() {
-            let (transaction, key) = (own.transaction, own.key);
+            let (transaction, key) = (own.transaction, own.key.clone());
             let fingerprint = pending.fingerprint;
             let reject = pending.lost.map(|(_, reject)| reject);
             self.table.remove(place);
@@ -124,7 +124,7 @@ impl Server {
             return;
         }
         let reserves = pending.pair.is_some();
-        let bytes = allocate::finish(&self.shared, &mut self.entropy, now, own, pending);
+        let bytes = allocate::finish(&self.shared, &mut self.entropy, now, own, *pending);
         let client = Addr::from(five_tuple.client);
         for relayed in own.relayed().map(Addr::from) {
             info!(%client, %relayed, "allocation created");

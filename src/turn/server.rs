@@ -321,7 +321,7 @@ impl Server {
         let answering = Answering::to(five_tuple, &message);
         match authenticate(&self.shared, now, &five_tuple, &message, own) {
             Ok(caller) => {
-                let key = caller.key;
+                let key = caller.key.clone();
                 match self.execute(now, five_tuple, message, caller, actions) {
                     Ok(success) => self.succeed(&answering, success, &key, actions),
                     Err(reject) => self.refuse(&answering, &reject, Some(&key), actions),
@@ -357,7 +357,7 @@ impl Server {
         if !unknown.is_empty() {
             return Err(Reject::unknown_attributes(unknown));
         }
-        let control = Control::decode(&message).map_err(|_| Reject::from(Why::BadAttribute))?;
+        let control = Control::of(message);
         let request = Request { now, five_tuple, message, control, caller };
         let (shared, metrics) = (&*self.shared, &*self.metrics);
         if message.method() == Method::ALLOCATE {

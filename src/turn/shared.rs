@@ -131,7 +131,8 @@ impl FixedUsers {
     fn new(options: &Options, entropy: &mut Entropy) -> Self {
         let (mut keys, mut by_userhash) = (HashMap::new(), HashMap::new());
         for FixedUser { name, password } in &options.users {
-            let derived = LongTermKeys::derive(name, &options.realm, password.expose());
+            // Ready, so that a name that was never used takes as long as one that nobody has.
+            let derived = LongTermKeys::derive(name, &options.realm, password.expose()).prepared();
             let name: Arc<str> = Arc::from(name.as_str());
             by_userhash.insert(userhash(&name, &options.realm), Arc::clone(&name));
             keys.insert(name, derived);
@@ -139,14 +140,14 @@ impl FixedUsers {
         let (mut md5, mut sha256) = ([0; 16], [0; 32]);
         entropy.fill(&mut md5);
         entropy.fill(&mut sha256);
-        Self { keys, by_userhash, nobody: LongTermKeys::from_raw(md5, sha256) }
+        Self { keys, by_userhash, nobody: LongTermKeys::from_raw(md5, sha256).prepared() }
     }
 
     /// The keys of `username`, and its holder; the keys of nobody for a name that is unknown.
-    pub(super) fn keys(&self, username: &str) -> (LongTermKeys, Option<Arc<str>>) {
+    pub(super) fn keys(&self, username: &str) -> (&LongTermKeys, Option<Arc<str>>) {
         match self.keys.get_key_value(username) {
-            Some((name, keys)) => (*keys, Some(Arc::clone(name))),
-            None => (self.nobody, None),
+            Some((name, keys)) => (keys, Some(Arc::clone(name))),
+            None => (&self.nobody, None),
         }
     }
 

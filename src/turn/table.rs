@@ -24,7 +24,8 @@ use crate::net::TokenBucket;
 use crate::stun::control::AddressFamily;
 use crate::stun::{Signer, TransactionId};
 
-/// One allocation (RFC 8656, section 6), from the moment its ports are drawn.
+/// One allocation (RFC 8656, section 6), from the moment its ports are drawn. What few have, or have
+/// for a moment, is in a box: all of them would pay for it.
 pub(super) struct Allocation {
     pub(super) five_tuple: FiveTuple,
     /// The transaction that made it: a repeated request is recognised by it.
@@ -40,14 +41,14 @@ pub(super) struct Allocation {
     pub(super) halves: [Option<Half>; 2],
     pub(super) peers: Peers,
     /// What it has besides when it is one for TCP; it has no packets then, and no channels.
-    pub(super) tcp: Option<TcpSide>,
+    pub(super) tcp: Option<Box<TcpSide>>,
     /// Its own bandwidth, when that is limited.
     pub(super) bucket: Option<TokenBucket>,
     /// The answer that told the client, for a client that did not hear it; empty once it is true
     /// no more.
-    pub(super) answer: Vec<u8>,
+    pub(super) answer: Box<[u8]>,
     /// There until the relay sockets are bound.
-    pub(super) pending: Option<Pending>,
+    pub(super) pending: Option<Box<Pending>>,
 }
 
 /// One relayed address of an allocation: a port, its socket's name, its own time and its unit of
@@ -328,4 +329,17 @@ fn bits(ip: IpAddr) -> u128 {
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every allocation takes of the slab, used or not. Whoever adds to it decides so here.
+    #[test]
+    fn an_entry_of_the_slab_stays_small() {
+        assert!(size_of::<Allocation>() <= 592, "{} bytes", size_of::<Allocation>());
+        assert!(size_of::<Half>() <= 152, "{} bytes", size_of::<Half>());
+        assert!(size_of::<Peers>() <= 104, "{} bytes", size_of::<Peers>());
+    }
 }

@@ -18,7 +18,7 @@ pub(in crate::relay) fn udp_listener(
     joins: bool,
     options: impl Into<SocketOptions>,
 ) -> io::Result<Socket> {
-    let socket = unbound(address, options.into())?;
+    let socket = unbound(address, options.into(), libc::IP_PMTUDISC_DONT)?;
     if address.ip().is_unspecified() {
         let (level, name) = match address {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -51,15 +51,14 @@ pub(in crate::relay) fn relay_socket(
     options: impl Into<SocketOptions>,
 ) -> io::Result<Socket> {
     let options = options.into();
-    let socket = unbound(local, options)?;
+    let never = libc::IP_PMTUDISC_DONT;
+    let fragmentation = if options.features.dont_fragment { FRAGMENT } else { never };
+    let socket = unbound(local, options, fragmentation)?;
     let (level, name) = match local {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
     ask(socket.as_fd(), options.features.icmp_errors, level, name);
-    if local.is_ipv4() && options.features.dont_fragment {
-        set_dont_fragment(socket.as_fd(), false)?;
-    }
     socket.bind(&local.into())?;
     Ok(socket)
 }
@@ -96,15 +95,16 @@ pub(in crate::relay) fn was_exhausted(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-fn unbound(address: SocketAddr, options: SocketOptions) -> io::Result<Socket> {
+/// A socket that fragments what it sends over IPv4 as `fragmentation` says. Each option is a system
+/// call of its own, so none is set twice.
+fn unbound(address: SocketAddr, options: SocketOptions, fragmentation: i32) -> io::Result<Socket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     } else {
         // RFC 8656, section 14: without DONT-FRAGMENT a packet may be fragmented on its way.
-        let never = libc::IP_PMTUDISC_DONT;
-        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, never)?;
+        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, fragmentation)?;
     }
     // DSCP and ECN of what arrives, to be set on what leaves (RFC 8656, section 14).
     let (level, name) = match address {

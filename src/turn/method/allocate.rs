@@ -82,7 +82,7 @@ pub(in crate::turn) fn begin(
         five_tuple: request.five_tuple,
         transaction: request.message.transaction_id(),
         username: (*request.caller.username).into(),
-        key: request.caller.key,
+        key: request.caller.key.clone(),
         tag: match &tcp {
             Some(_) => Tag::TCP,
             None => Tag::new(grant.as_ref().map(|grant| grant.room())),
@@ -92,14 +92,14 @@ pub(in crate::turn) fn begin(
         halves,
         tcp,
         bucket: own_bucket(shared, request.now),
-        answer: Vec::new(),
-        pending: Some(Pending {
+        answer: Box::default(),
+        pending: Some(Box::new(Pending {
             lifetime_secs,
             fingerprint: request.message.has_fingerprint(),
             lost,
             pair,
             ended: false,
-        }),
+        })),
     });
     ask_for_sockets(shared, table, place, socket, actions);
     Ok(Success::Pending)
@@ -119,12 +119,16 @@ fn check_holder(shared: &Shared, request: &Request<'_>, wish: &Wish) -> Result<(
 }
 
 /// What a TCP allocation has besides: its share of the connections of all.
-fn tcp_side(shared: &Shared, request: &Request<'_>, halves: &[Option<Half>; 2]) -> Option<TcpSide> {
+fn tcp_side(
+    shared: &Shared,
+    request: &Request<'_>,
+    halves: &[Option<Half>; 2],
+) -> Option<Box<TcpSide>> {
     let connections = shared.connections.as_ref()?;
     let rate = shared.options().limits.bandwidth_per_allocation_bytes_per_sec;
     // All halves have one payer, and with him one bucket.
     let of_payer = halves.iter().flatten().next()?.unit.shared_bandwidth();
-    Some(TcpSide::new(connections.share(&request.caller.username, rate, of_payer)))
+    Some(Box::new(TcpSide::new(connections.share(&request.caller.username, rate, of_payer))))
 }
 
 /// The answer where an allocation is: 437, unless this is the request that made it. Then its answer
@@ -133,7 +137,7 @@ fn again(own: &Allocation, request: &Request<'_>) -> Result<Success, Reject> {
     let repeated = own.transaction == request.message.transaction_id();
     let answered = own.pending.is_none() && !own.answer.is_empty();
     if repeated && answered && matches!(request.caller.holder, Holder::Owner) {
-        return Ok(Success::Repeated(own.answer.clone()));
+        return Ok(Success::Repeated(own.answer.to_vec()));
     }
     Err(Why::AllocationExists.into())
 }
@@ -251,7 +255,7 @@ impl Wish {
     }
 
     /// What RFC 6062, §5.1, asks of a request for TCP besides.
-    fn check_tcp(control: &Control, transport: Transport) -> Result<(), Reject> {
+    fn check_tcp(control: &Control<'_>, transport: Transport) -> Result<(), Reject> {
         // Step 2: the client comes over UDP => 400.
         if transport == Transport::Udp {
             return Err(Why::TcpOverUdp.into());
@@ -453,7 +457,7 @@ pub(in crate::turn) fn finish(
     }
     let writer = named(writer, Method::ALLOCATE);
     let answer = writer.finish_signed(&allocation.key, pending.fingerprint);
-    allocation.answer.clone_from(&answer);
+    allocation.answer = answer.as_slice().into();
     answer
 }
 

@@ -57,7 +57,7 @@ pub(in crate::turn) fn handle(
         family,
         transaction: request.message.transaction_id(),
         fingerprint: request.message.has_fingerprint(),
-        key: request.caller.key,
+        key: request.caller.key.clone(),
         since: request.now.instant,
     });
     let relay = place.relay(family);

@@ -37,7 +37,7 @@ pub(super) struct Request<'a> {
     pub(super) now: Now,
     pub(super) five_tuple: FiveTuple,
     pub(super) message: Message<'a>,
-    pub(super) control: Control,
+    pub(super) control: Control<'a>,
     pub(super) caller: Caller<'a>,
 }
 
@@ -131,7 +131,7 @@ pub(super) fn named(writer: Writer, method: Method) -> Writer {
 }
 
 /// LIFETIME in seconds, if it is there.
-fn requested_secs(control: &Control) -> Result<Option<u32>, Reject> {
+fn requested_secs(control: &Control<'_>) -> Result<Option<u32>, Reject> {
     let lifetime = control.lifetime().map_err(|_| Reject::from(Why::BadAttribute))?;
     // The attribute has 32 bits, so nothing is cut.
     Ok(lifetime.map(|lifetime| u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)))

@@ -3,7 +3,7 @@
 use turncast::stun::control::Control;
 use turncast::stun::{
     ChannelData, FRAME_BYTES_MAX, Framer, Kind, Message, SendIndication, UNKNOWN_ATTRIBUTES_MAX,
-    classify, long_term_key, parse_xor_address,
+    attr, classify, long_term_key, parse_xor_address,
 };
 
 /// The view of a STUN message and everything it tells.
@@ -69,13 +69,13 @@ fn messages(input: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
     (found, true)
 }
 
-/// Authenticated control messages, which the crates decode.
+/// The attributes of requests.
 pub fn control(input: &[u8]) {
     let Ok(message) = Message::parse(input) else { return };
-    let control = Control::decode(&message).expect("the crates decode what the view accepts");
-    let (username, realm) = (control.username(), control.realm());
-    if let (Ok(Some(username)), Ok(Some(realm))) = (username, realm) {
-        let _ = long_term_key(&username, &realm, "password");
+    let control = Control::of(message);
+    let text = |kind| message.first(kind).and_then(|value| std::str::from_utf8(value).ok());
+    if let (Some(username), Some(realm)) = (text(attr::USERNAME), text(attr::REALM)) {
+        let _ = long_term_key(username, realm, "password");
     }
     let _ = (control.lifetime(), control.requested_transport(), control.channel_number());
     let _ = (control.reservation_token(), control.even_port(), control.dont_fragment());
