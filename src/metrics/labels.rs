@@ -119,11 +119,21 @@ label! {
 
 label! {
     /// A receive queue of the kernel, in front of the relay.
-    Queue, "queue" {
+    ReceiveQueue, "queue" {
         /// That of a listener, which clients send to.
         Client => "client",
         /// That of an allocation, which peers send to.
         Relay => "relay",
+    }
+}
+
+label! {
+    /// What was decided about runs of datagrams on one socket.
+    RunSwitch, "switch" {
+        /// Datagrams came in runs, so the kernel merges them from now on.
+        Merge => "merge",
+        /// The kernel did not cut a send, so its like go one by one.
+        SegmentRefused => "segment_refused",
     }
 }
 

@@ -19,7 +19,8 @@ use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use labels::{
-    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Queue, Refusal, Renewal, Status,
+    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, ReceiveQueue, Refusal, Renewal,
+    RunSwitch, Status,
 };
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
@@ -51,6 +52,13 @@ pub struct WorkerMetrics {
     pub to_peer: Traffic,
     /// Packets and bytes of payload relayed from peers to clients.
     pub to_client: Traffic,
+    /// Datagrams that arrived in one piece.
+    pub merged: Runs,
+    /// Datagrams that left in one piece.
+    pub segmented: Runs,
+    /// Datagrams that left by themselves.
+    pub sent_alone: Count,
+    switches: Vec<Count>,
     /// Allocations made since the start.
     pub allocations_created: Count,
     /// Allocations of this worker that live now.
@@ -72,8 +80,32 @@ impl Traffic {
     /// Counts one datagram.
     #[inline]
     pub fn add(&self, bytes: usize) {
-        self.packets.add(1);
-        self.bytes.add(bytes as u64);
+        self.add_run(1, bytes);
+    }
+
+    /// Counts `packets` datagrams of `bytes` each.
+    #[inline]
+    pub fn add_run(&self, packets: usize, bytes: usize) {
+        self.packets.add(packets as u64);
+        self.bytes.add((packets * bytes) as u64);
+    }
+}
+
+/// Runs of datagrams: what the kernel has merged, or what it is to cut.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// System calls' messages.
+    pub runs: Count,
+    /// Datagrams in them.
+    pub packets: Count,
+}
+
+impl Runs {
+    /// Counts `runs` of so many `packets` together.
+    #[inline]
+    pub fn add(&self, runs: usize, packets: usize) {
+        self.runs.add(runs as u64);
+        self.packets.add(packets as u64);
     }
 }
 
@@ -105,10 +137,14 @@ impl Default for WorkerMetrics {
             requests: counts(Method::ALL.len()),
             refused: counts(Method::ALL.len() * Code::ALL.len()),
             drops: counts(DropReason::ALL.len()),
-            queue_drops: counts(Queue::ALL.len()),
+            queue_drops: counts(ReceiveQueue::ALL.len()),
             limits: counts(Limit::ALL.len()),
             to_peer: Traffic::default(),
             to_client: Traffic::default(),
+            merged: Runs::default(),
+            segmented: Runs::default(),
+            sent_alone: Count::default(),
+            switches: counts(RunSwitch::ALL.len()),
             allocations_created: Count::default(),
             allocations: Gauge::default(),
             panics: Count::default(),
@@ -134,13 +170,23 @@ impl WorkerMetrics {
     }
 
     /// Counts `packets` that the kernel dropped in front of us.
-    pub fn queue_dropped(&self, queue: Queue, packets: u64) {
+    pub fn queue_dropped(&self, queue: ReceiveQueue, packets: u64) {
         self.queue_drops[queue as usize].add(packets);
     }
 
     /// Counts a limit that bit.
     pub fn limit(&self, limit: Limit) {
         self.limits[limit as usize].add(1);
+    }
+
+    /// Counts a decision about `switched` sockets.
+    pub fn switch(&self, switch: RunSwitch, sockets: usize) {
+        self.switches[switch as usize].add(sockets as u64);
+    }
+
+    /// How often it was decided so.
+    pub fn switches(&self, switch: RunSwitch) -> u64 {
+        self.switches[switch as usize].value()
     }
 
     /// The requests of `method` so far.
@@ -159,7 +205,7 @@ impl WorkerMetrics {
     }
 
     /// The packets that the kernel dropped at `queue` so far.
-    pub fn queue_drops(&self, queue: Queue) -> u64 {
+    pub fn queue_drops(&self, queue: ReceiveQueue) -> u64 {
         self.queue_drops[queue as usize].value()
     }
 
@@ -356,9 +402,9 @@ impl Scrape {
             .iter()
             .map(|&reason| ([(DropReason::KEY, reason.text())], m.sum(|w| w.drops(reason))));
         counters(out, "turn_dropped", "Packets dropped without an answer", drops)?;
-        let lost = Queue::ALL
+        let lost = ReceiveQueue::ALL
             .iter()
-            .map(|&queue| ([(Queue::KEY, queue.text())], m.sum(|w| w.queue_drops(queue))));
+            .map(|&queue| ([(ReceiveQueue::KEY, queue.text())], m.sum(|w| w.queue_drops(queue))));
         let help = "Packets that the kernel dropped before the relay read them";
         counters(out, "receive_queue_drops", help, lost)?;
         let direction = |text| [("direction", text)];
@@ -372,10 +418,34 @@ impl Scrape {
             (direction("to_client"), m.sum(|w| w.to_client.bytes.value())),
         ];
         counters(out, "relayed_bytes", "Bytes of payload relayed", bytes.into_iter())?;
+        self.runs(out)?;
         let created = m.sum(|w| w.allocations_created.value());
         counter(out, "allocations_created", "Allocations made since the start", created)?;
         gauge(out, "allocations", "Allocations that live now", m.allocations())?;
         counter(out, "panics", "Panics caught; each is a bug", m.sum(|w| w.panics.value()))
+    }
+
+    /// How datagrams come and go: merged and segmented, or by themselves.
+    fn runs(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let m = &self.0;
+        let run = |text| [("run", text)];
+        let runs = [
+            (run("merged"), m.sum(|w| w.merged.runs.value())),
+            (run("segmented"), m.sum(|w| w.segmented.runs.value())),
+        ];
+        let help = "Receives that brought several datagrams, sends that took several";
+        counters(out, "udp_runs", help, runs.into_iter())?;
+        let packets = [
+            (run("merged"), m.sum(|w| w.merged.packets.value())),
+            (run("segmented"), m.sum(|w| w.segmented.packets.value())),
+        ];
+        counters(out, "udp_run_packets", "Datagrams in such runs", packets.into_iter())?;
+        let alone = m.sum(|w| w.sent_alone.value());
+        counter(out, "udp_sent_alone", "Datagrams that left by themselves", alone)?;
+        let switches = RunSwitch::ALL
+            .iter()
+            .map(|&switch| ([(RunSwitch::KEY, switch.text())], m.sum(|w| w.switches(switch))));
+        counters(out, "udp_run_switches", "Decisions about runs, of one socket each", switches)
     }
 
     fn hub_and_web(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

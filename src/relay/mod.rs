@@ -4,10 +4,14 @@
 //! own sockets of allocations; no packet crosses threads. What spans workers is
 //! [`turn::Shared`](crate::turn::Shared). Other threads reach the workers by a [`Handle`] only.
 //! The straight line of a packet is in `worker.rs`; system calls are in `sys/`, the only place
-//! with `unsafe`. Clients over TCP and TLS are tasks of their own, see `stream/`. There is no
-//! segmentation offload yet.
+//! with `unsafe`. Clients over TCP and TLS are tasks of their own, see `stream/`.
+//!
+//! Datagrams that come in runs are received, decided about and sent as runs, in one piece each:
+//! `outbound.rs` says what belongs together, `sys/send.rs` how it leaves, [`Features`] whether the
+//! kernel knows how.
 
 mod listen;
+mod outbound;
 mod share;
 mod shared;
 mod stream;
@@ -49,10 +53,10 @@ pub struct Options {
     pub client_buffer_bytes: usize,
     /// Receive and send buffer of one allocation's socket.
     pub relay_buffer_bytes: usize,
-    /// What may be asked of the kernel, which may have less.
-    pub features: Features,
     /// What one client over TCP or TLS may take.
     pub streams: StreamLimits,
+    /// What of newer kernels is made use of, where it is there.
+    pub features: Features,
 }
 
 impl Default for Options {
@@ -62,8 +66,8 @@ impl Default for Options {
             workers: 1,
             client_buffer_bytes: 4 << 20,
             relay_buffer_bytes: 1 << 20,
-            features: Features::ALL,
             streams: StreamLimits::default(),
+            features: Features::ALL,
         }
     }
 }

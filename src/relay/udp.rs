@@ -1,24 +1,23 @@
-//! A worker's sockets, and the datagrams that wait to leave through them.
+//! A worker's sockets, and what each of them has learned about the traffic that passes it.
 
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use rustc_hash::FxHashMap;
 use socket2::Socket;
 
+use super::outbound::Queue;
 use super::share::{Change, Share};
 use super::sys::{
-    BATCH, Datagram, Poll, RecvBatch, SendBatch, SocketError, SocketOptions, queue_drops,
-    relay_socket, set_dont_fragment, was_address_in_use, was_exhausted,
+    BATCH, Features, Poll, Segmenting, SocketOptions, queue_drops, relay_socket, set_merging,
+    was_address_in_use, was_exhausted,
 };
-use crate::metrics::{DropReason, Limit, Queue, WorkerMetrics};
-use crate::turn::{BindFailure, FiveTuple, HeldSocket, RelayId};
+use crate::metrics::{Limit, ReceiveQueue, WorkerMetrics};
+use crate::turn::{BindFailure, HeldSocket, RelayId};
 
 /// What a socket is to its worker, packed into the number that epoll hands back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Token {
     /// The eventfd of the inbox.
     Wake,
@@ -49,9 +48,89 @@ impl Token {
     }
 }
 
+/// A socket, and what is known about its traffic.
+pub(super) struct Port {
+    socket: Socket,
+    /// What waits to leave through it.
+    pub(super) queue: Queue,
+    segmenting: Segmenting,
+    pub(super) merging: Merging,
+    /// What the kernel has told that its receive queue has lost.
+    queue_drops: u32,
+}
+
+impl Port {
+    fn new(socket: Socket, features: Features) -> Self {
+        let (segmenting, merging) =
+            (Segmenting::new(features.segment), Merging::new(features.merge));
+        Self { socket, queue: Queue::default(), segmenting, merging, queue_drops: 0 }
+    }
+
+    /// The socket itself.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Learns how many datagrams the receive queue has lost in all, as `SO_RXQ_OVFL` tells it or
+    /// `SO_MEMINFO`; returns how many that are since it was last told.
+    fn lost(&mut self, told: u32) -> u32 {
+        let lost = told.wrapping_sub(self.queue_drops);
+        if lost > u32::MAX / 2 {
+            // A datagram that had waited was told of less than is known by now.
+            return 0;
+        }
+        self.queue_drops = told;
+        lost
+    }
+
+    /// What it takes to send.
+    pub(super) fn outlet(&mut self) -> (BorrowedFd<'_>, &mut Segmenting) {
+        (self.socket.as_fd(), &mut self.segmenting)
+    }
+
+    /// Learns how one receive went: how many pieces came, how many of them were merged, and
+    /// whether what came alone left in runs all the same. Says whether the kernel merges from now
+    /// on, which it does once a socket has seen runs: single packets only pay for being asked.
+    pub(super) fn learn(&mut self, pieces: usize, merged: usize, in_runs: bool) -> bool {
+        self.merging.lately = merged * 2 > pieces;
+        let asks = self.merging.possible && in_runs && merged == 0;
+        if !asks {
+            return false;
+        }
+        // Once, whether it works or not. There is no way back, for what the kernel has merged
+        // already would come without its borders.
+        self.merging.possible = false;
+        set_merging(self.fd()).is_ok()
+    }
+}
+
+/// Whether a socket is one whose datagrams arrive merged (`UDP_GRO`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Merging {
+    /// It may become one.
+    possible: bool,
+    /// Most of what it received last was.
+    lately: bool,
+}
+
+impl Merging {
+    const fn new(possible: bool) -> Self {
+        Self { possible, lately: false }
+    }
+
+    /// How many pieces to receive at once: few large ones, so that they are still in the
+    /// processor's cache when they leave.
+    pub(super) fn pieces(self) -> usize {
+        if self.lately { PIECES } else { BATCH }
+    }
+}
+
+/// Pieces of many datagrams per receive.
+const PIECES: usize = 4;
+
 /// One listener of one worker.
 pub(super) struct ClientSocket {
-    socket: Socket,
+    port: Port,
     local: SocketAddr,
     wildcard: bool,
     /// What each client may send when all of them send too much.
@@ -72,15 +151,16 @@ impl ClientSocket {
 
     /// Does to the socket's filter what its shares ask for.
     fn carry_out(&mut self, change: Change, metrics: &WorkerMetrics) {
+        let socket = &self.port.socket;
         match change {
             Change::None => {}
             Change::Detach => {
                 // None is there when it is the worker that drops.
-                let _ = self.socket.detach_filter();
+                let _ = socket.detach_filter();
             }
             Change::Shed => {
                 metrics.limit(Limit::ClientShare);
-                if self.share.filter().is_some_and(|filter| filter.attach(&self.socket).is_err()) {
+                if self.share.filter().is_some_and(|filter| filter.attach(socket).is_err()) {
                     self.share.without_kernel();
                 }
             }
@@ -99,10 +179,10 @@ impl ClientSocket {
 pub(super) struct Sockets {
     pub(super) poll: Poll,
     clients: Vec<ClientSocket>,
-    relays: FxHashMap<RelayId, Socket>,
+    /// Those of the allocations, each at the place of its number: the engine's numbers are dense.
+    relays: Vec<Option<Port>>,
+    relays_open: usize,
     relay_socket: SocketOptions,
-    /// What the kernel has told that sockets have lost; most lose nothing.
-    queue_drops: FxHashMap<Token, u32>,
 }
 
 impl Sockets {
@@ -116,16 +196,17 @@ impl Sockets {
         relay_socket: impl Into<SocketOptions>,
     ) -> io::Result<Self> {
         let relay_socket = relay_socket.into();
+        let features = relay_socket.features;
         let poll = Poll::new(EVENTS)?;
         poll.add(wake, Token::Wake.number())?;
         let mut clients = Vec::with_capacity(listeners.len());
         for ((socket, local), index) in listeners.into_iter().zip(0..) {
             poll.add(socket.as_fd(), Token::Client(index).number())?;
-            let share = Share::new(relay_socket.features.source_filter, Instant::now());
-            let wildcard = local.ip().is_unspecified();
-            clients.push(ClientSocket { socket, local, wildcard, share });
+            let (port, wildcard) = (Port::new(socket, features), local.ip().is_unspecified());
+            let share = Share::new(features.source_filter, Instant::now());
+            clients.push(ClientSocket { port, local, wildcard, share });
         }
-        Ok(Self { clients, ..Self::none(poll, relay_socket) })
+        Ok(Self { clients, ..Self::with(poll, relay_socket) })
     }
 
     /// No listeners and no inbox: the sockets of the allocations of one client, whose own messages
@@ -133,18 +214,19 @@ impl Sockets {
     ///
     /// # Errors
     /// When no descriptor is left.
-    pub(super) fn of_stream(relay_socket: SocketOptions) -> io::Result<Self> {
-        Ok(Self::none(Poll::new(EVENTS_OF_STREAM)?, relay_socket))
+    pub(super) fn of_stream(mut relay_socket: SocketOptions) -> io::Result<Self> {
+        // What goes to a stream leaves one by one.
+        (relay_socket.features.merge, relay_socket.features.segment) = (false, false);
+        Ok(Self::with(Poll::new(EVENTS_OF_STREAM)?, relay_socket))
     }
 
-    fn none(poll: Poll, relay_socket: SocketOptions) -> Self {
-        let (clients, relays, queue_drops) = Default::default();
-        Self { poll, clients, relays, relay_socket, queue_drops }
+    fn with(poll: Poll, relay_socket: SocketOptions) -> Self {
+        Self { poll, clients: Vec::new(), relays: Vec::new(), relays_open: 0, relay_socket }
     }
 
     /// Whether there is no allocation.
     pub(super) fn has_no_relay(&self) -> bool {
-        self.relays.is_empty()
+        self.relays_open == 0
     }
 
     /// Binds the socket `relay` of an allocation.
@@ -181,47 +263,49 @@ impl Sockets {
     fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
         let watched = self.poll.add(socket.as_fd(), Token::Relay(relay.0).number());
         watched.map_err(bind_failure)?;
-        self.relays.insert(relay, socket);
+        let place = relay.0 as usize;
+        if place >= self.relays.len() {
+            self.relays.resize_with(place + 1, || None);
+        }
+        let before = self.relays[place].replace(Port::new(socket, self.relay_socket.features));
+        self.relays_open += usize::from(before.is_none());
         Ok(())
     }
 
     /// Closes the socket of allocation `relay`.
     pub(super) fn close(&mut self, relay: RelayId) {
-        self.relays.remove(&relay);
-        self.queue_drops.remove(&Token::Relay(relay.0));
+        let place = self.relays.get_mut(relay.0 as usize);
+        self.relays_open -= usize::from(place.and_then(Option::take).is_some());
     }
 
-    /// Counts what the receive queue of `token` has lost since it was last told of; `told` is
-    /// [`RecvBatch::queue_drops`]. Returns how many that are.
+    /// Counts what the receive queue of `token` has lost, as `told`; returns how many that are.
     pub(super) fn note_queue_drops(
         &mut self,
         token: Token,
-        told: u32,
+        told: Option<u32>,
         metrics: &WorkerMetrics,
     ) -> u32 {
-        let before = self.queue_drops.entry(token).or_default();
-        let lost = told.wrapping_sub(*before);
-        if lost > u32::MAX / 2 {
-            // A datagram that had waited was told of less than is known by now.
-            return 0;
+        let port = told.and_then(|_| self.port_mut(token));
+        let lost = told.zip(port).map_or(0, |(told, port)| port.lost(told));
+        if lost > 0 {
+            let is_relay = matches!(token, Token::Relay(_));
+            let queue = if is_relay { ReceiveQueue::Relay } else { ReceiveQueue::Client };
+            metrics.queue_dropped(queue, lost.into());
         }
-        *before = told;
-        let queue = if matches!(token, Token::Relay(_)) { Queue::Relay } else { Queue::Client };
-        metrics.queue_dropped(queue, lost.into());
         lost
     }
 
-    /// Counts what a batch of `received` datagrams of `token` says beside them, and gives clients
+    /// Counts what a receive of `received` pieces from `token` says beside them, and gives clients
     /// their shares when they send too much. `is_emptied`: there were no more.
     pub(super) fn note_batch(
         &mut self,
         token: Token,
         now: Instant,
         (received, is_emptied): (usize, bool),
-        queue_drops: Option<u32>,
+        told: Option<u32>,
         metrics: &WorkerMetrics,
     ) {
-        let lost = queue_drops.map_or(0, |told| self.note_queue_drops(token, told, metrics));
+        let lost = self.note_queue_drops(token, told, metrics);
         if let Token::Client(index) = token
             && let Some(client) = self.clients.get_mut(index as usize)
         {
@@ -249,7 +333,7 @@ impl Sockets {
     fn end_window(&mut self, index: u32, now: Instant, metrics: &WorkerMetrics) {
         let token = Token::Client(index);
         let told = self.socket(token).and_then(queue_drops);
-        let lost = told.map_or(0, |told| self.note_queue_drops(token, told, metrics));
+        let lost = self.note_queue_drops(token, told, metrics);
         if let Some(client) = self.clients.get_mut(index as usize) {
             let change = client.share.tick(now, lost);
             client.carry_out(change, metrics);
@@ -268,16 +352,32 @@ impl Sockets {
 
     /// The socket that `token` stands for.
     pub(super) fn socket(&self, token: Token) -> Option<BorrowedFd<'_>> {
+        self.port(token).map(Port::fd)
+    }
+
+    fn port(&self, token: Token) -> Option<&Port> {
         match token {
             Token::Wake => None,
-            Token::Client(index) => self.client(index).map(|client| client.socket.as_fd()),
-            Token::Relay(id) => self.relays.get(&RelayId(id)).map(AsFd::as_fd),
+            Token::Client(index) => self.client(index).map(|client| &client.port),
+            Token::Relay(id) => self.relays.get(id as usize)?.as_ref(),
+        }
+    }
+
+    /// The same with what is known about it.
+    #[inline]
+    pub(super) fn port_mut(&mut self, token: Token) -> Option<&mut Port> {
+        match token {
+            Token::Wake => None,
+            Token::Client(index) => {
+                self.clients.get_mut(index as usize).map(|client| &mut client.port)
+            }
+            Token::Relay(id) => self.relays.get_mut(id as usize)?.as_mut(),
         }
     }
 
     /// The listener that answers to `server` leave through, and the address that they must be
     /// told to leave from.
-    fn route(&self, server: SocketAddr) -> Option<(Token, Option<SocketAddr>)> {
+    pub(super) fn route(&self, server: SocketAddr) -> Option<(Token, Option<SocketAddr>)> {
         let index = self.clients.iter().position(|client| client.serves(server))?;
         let from = self.clients[index].wildcard.then_some(server);
         Some((Token::Client(u32::try_from(index).ok()?), from))
@@ -289,207 +389,8 @@ const EVENTS: usize = 256;
 /// The same for the few sockets of one client.
 const EVENTS_OF_STREAM: usize = 4;
 
-/// Datagrams that wait for the end of the batch, to leave with one call per socket.
-///
-/// Payloads stay where they were received: the batch may not be refilled before
-/// [`Outbound::flush`].
-pub(super) struct Outbound {
-    waiting: Vec<Waiting>,
-    answers: Vec<Vec<u8>>,
-    batch: SendBatch,
-    errors: Errors,
-}
-
-/// ICMP errors that wait for the engine, with the relay socket that each came to.
-#[derive(Debug, Default)]
-pub(super) struct Errors {
-    pub(super) waiting: Vec<(RelayId, SocketError)>,
-    /// How many found no room.
-    pub(super) lost: usize,
-}
-
-impl Errors {
-    fn push(&mut self, relay: RelayId, error: SocketError) {
-        if self.waiting.len() < ERRORS_MAX {
-            self.waiting.push((relay, error));
-        } else {
-            self.lost += 1;
-        }
-    }
-}
-
 /// The most datagrams thrown away from a socket that was held: more than its buffer has room for.
 const EARLY_MAX: usize = 16_384;
-
-/// The most ICMP errors that wait at once: a client is told of some, and of no flood.
-const ERRORS_MAX: usize = 64;
-
-struct Waiting {
-    socket: Token,
-    /// Keeps the order of the datagrams of one socket.
-    sequence: u32,
-    to: SocketAddr,
-    from: Option<SocketAddr>,
-    marks: Marks,
-    body: Body,
-}
-
-/// What the IP header of a datagram says besides addresses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Marks {
-    /// DSCP and ECN: those of the datagram that the payload came in (RFC 8656, section 14).
-    pub(super) traffic_class: u8,
-    /// The DF bit, for IPv4.
-    pub(super) dont_fragment: bool,
-}
-
-enum Body {
-    /// A part of a slot of the received batch.
-    Slot { index: usize, range: Range<usize> },
-    /// An answer that the engine wrote.
-    Answer(usize),
-}
-
-impl Outbound {
-    /// Nothing waits.
-    pub(super) fn new() -> Self {
-        let waiting = Vec::with_capacity(BATCH);
-        Self { waiting, answers: Vec::new(), batch: SendBatch::new(), errors: Errors::default() }
-    }
-
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    /// Whether something waits to leave through relay socket `relay`, or an error of it for the
-    /// engine.
-    pub(super) fn waits_for(&self, relay: RelayId) -> bool {
-        let token = Token::Relay(relay.0);
-        self.waiting.iter().any(|waiting| waiting.socket == token)
-            || self.errors.waiting.iter().any(|(of, _)| *of == relay)
-    }
-
-    /// Payload `range` of slot `index` goes to a peer.
-    pub(super) fn push_to_peer(
-        &mut self,
-        relay: RelayId,
-        to: SocketAddr,
-        (index, range): (usize, Range<usize>),
-        marks: Marks,
-    ) {
-        self.push(Token::Relay(relay.0), to, None, marks, Body::Slot { index, range });
-    }
-
-    /// The bytes `range` of slot `index` go to a client; whether one of our listeners is in
-    /// charge of it.
-    pub(super) fn push_to_client(
-        &mut self,
-        sockets: &Sockets,
-        five_tuple: FiveTuple,
-        (index, range): (usize, Range<usize>),
-        marks: Marks,
-    ) -> bool {
-        let Some((socket, from)) = sockets.route(five_tuple.server) else {
-            return false;
-        };
-        self.push(socket, five_tuple.client, from, marks, Body::Slot { index, range });
-        true
-    }
-
-    /// An answer goes to a client; whether one of our listeners is in charge of it.
-    pub(super) fn push_answer(
-        &mut self,
-        sockets: &Sockets,
-        five_tuple: FiveTuple,
-        bytes: Vec<u8>,
-    ) -> bool {
-        let Some((socket, from)) = sockets.route(five_tuple.server) else {
-            return false;
-        };
-        let body = Body::Answer(self.answers.len());
-        self.answers.push(bytes);
-        self.push(socket, five_tuple.client, from, Marks::default(), body);
-        true
-    }
-
-    fn push(
-        &mut self,
-        socket: Token,
-        to: SocketAddr,
-        from: Option<SocketAddr>,
-        marks: Marks,
-        body: Body,
-    ) {
-        let sequence = self.waiting.len() as u32;
-        self.waiting.push(Waiting { socket, sequence, to, from, marks, body });
-    }
-
-    /// Notes an ICMP error that came to relay socket `relay`.
-    pub(super) fn note_error(&mut self, relay: RelayId, error: SocketError) {
-        self.errors.push(relay, error);
-    }
-
-    /// What came to relay sockets since the last call.
-    pub(super) fn take_errors(&mut self) -> Errors {
-        std::mem::take(&mut self.errors)
-    }
-
-    /// Sends all that waits, grouped by socket, in order; what the kernel does not take is
-    /// counted and forgotten.
-    pub(super) fn flush(
-        &mut self,
-        sockets: &Sockets,
-        received: &RecvBatch,
-        metrics: &WorkerMetrics,
-    ) {
-        self.waiting.sort_unstable_by_key(|waiting| (waiting.socket, waiting.sequence));
-        let alike = |a: &Waiting, b: &Waiting| {
-            a.socket == b.socket && a.marks.dont_fragment == b.marks.dont_fragment
-        };
-        for group in self.waiting.chunk_by(alike) {
-            let Some(socket) = sockets.socket(group[0].socket) else {
-                count(metrics, DropReason::SendFailed, group.len());
-                continue;
-            };
-            // Its bit is the socket's, so it is set for this group alone; who asked for it is not
-            // served without.
-            let unfragmented = group[0].marks.dont_fragment;
-            if unfragmented && set_dont_fragment(socket, true).is_err() {
-                count(metrics, DropReason::SendFailed, group.len());
-                continue;
-            }
-            let errors = &mut self.errors;
-            let each = |error| {
-                if let Token::Relay(relay) = group[0].socket {
-                    errors.push(RelayId(relay), error);
-                }
-            };
-            let outcome = self.batch.send(socket, group.len(), each, |index| {
-                let waiting = &group[index];
-                let bytes = match &waiting.body {
-                    Body::Slot { index, range } => received.bytes(*index, range.clone()),
-                    Body::Answer(index) => &self.answers[*index],
-                };
-                let Waiting { to, from, marks, .. } = *waiting;
-                Datagram { bytes, to, from, traffic_class: marks.traffic_class }
-            });
-            if unfragmented {
-                // What was set a moment ago can be set back.
-                let _ = set_dont_fragment(socket, false);
-            }
-            count(metrics, DropReason::SendBufferFull, outcome.full);
-            count(metrics, DropReason::SendFailed, outcome.failed);
-        }
-        self.forget();
-    }
-
-    /// Forgets what waits, unsent: after a panic in the middle of it.
-    pub(super) fn forget(&mut self) {
-        self.waiting.clear();
-        self.answers.clear();
-    }
-}
 
 pub(super) fn bind_failure(error: io::Error) -> BindFailure {
     if was_address_in_use(&error) {
@@ -498,12 +399,6 @@ pub(super) fn bind_failure(error: io::Error) -> BindFailure {
         BindFailure::Exhausted
     } else {
         BindFailure::Unavailable
-    }
-}
-
-fn count(metrics: &WorkerMetrics, reason: DropReason, datagrams: usize) {
-    for _ in 0..datagrams {
-        metrics.dropped(reason);
     }
 }
 
@@ -523,17 +418,18 @@ mod tests {
     #[test]
     fn bind_failures_are_told_apart() {
         let wake = Wake::new().expect("an eventfd");
-        let mut sockets = Sockets::new(wake.as_fd(), Vec::new(), 1 << 16).expect("sockets");
+        let sockets = Sockets::new(wake.as_fd(), Vec::new(), 1 << 16);
+        let mut sockets = sockets.expect("sockets");
         // An address of this test alone: nobody takes the port in between.
         let taken = UdpSocket::bind("127.0.0.81:0").expect("a socket");
         let taken = taken.local_addr().map(|address| (taken, address)).expect("an address");
         assert_eq!(sockets.bind(RelayId(1), taken.1), Err(BindFailure::PortTaken));
         let gone = "203.0.113.77:50000".parse().expect("a test address");
         assert_eq!(sockets.bind(RelayId(1), gone), Err(BindFailure::Unavailable));
-        assert_eq!(sockets.relays.len(), 0);
+        assert_eq!(sockets.relays_open, 0);
         drop(taken.0);
         assert_eq!(sockets.bind(RelayId(1), taken.1), Ok(()));
-        assert_eq!(sockets.relays.len(), 1);
+        assert_eq!(sockets.relays_open, 1);
         sockets.close(RelayId(1));
         UdpSocket::bind(taken.1).expect("the port is free again");
     }

@@ -14,11 +14,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::outbound::{Marks, Outbound, Pieces, Sent};
 use super::share::WINDOW;
 use super::shared::{Commands, Inbox};
-use super::sys::{BATCH, Event, RecvBatch, SocketError, drain_errors};
-use super::udp::{Marks, Outbound, Sockets, Token};
-use crate::metrics::{DropReason, Heartbeat, Limit, WorkerMetrics};
+use super::sys::{Event, Received, RecvBatch, SocketError, drain_errors};
+use super::udp::{Sockets, Token};
+use crate::metrics::{DropReason, Heartbeat, Limit, RunSwitch, WorkerMetrics};
 use crate::net::Now;
 use crate::turn::{
     Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, Server, TAILROOM, Transport,
@@ -43,7 +44,7 @@ impl Worker {
             match guard(&metrics, || running.round()) {
                 Some(Ok(())) => {}
                 // The rest of the round is lost; whatever is still readable is reported again.
-                None => running.outbound.forget(),
+                None => running.outbound.forget(&mut running.worker.sockets),
                 Some(Err(err)) => {
                     // The heartbeat stops here, and health check and watchdog see it.
                     tracing::error!(%err, "a relay worker cannot wait for its sockets and ends");
@@ -90,9 +91,7 @@ impl Running {
         let events = self.worker.sockets.poll.wait(timeout)?;
         self.now = Now::read();
         self.worker.heartbeat.beat(self.now.instant);
-        if self.worker.sockets.is_overloaded() {
-            self.worker.sockets.tick(self.now.instant, &self.worker.metrics);
-        }
+        self.worker.sockets.tick(self.now.instant, &self.worker.metrics);
         for index in 0..events {
             let event = self.worker.sockets.poll.event(index);
             match Token::from_number(event.token) {
@@ -161,10 +160,11 @@ impl Running {
         let batches = if matches!(token, Token::Client(_)) { CLIENT_BATCHES } else { 1 };
         let mut error = event.error;
         for _ in 0..batches {
-            let Some(socket) = self.worker.sockets.socket(token) else {
+            let Some(port) = self.worker.sockets.port_mut(token) else {
                 // An action of this very round closed it.
                 return;
             };
+            let (socket, most) = (port.fd(), port.merging.pieces());
             if std::mem::take(&mut error) {
                 drain_errors(socket, |error| {
                     if let Token::Relay(relay) = token {
@@ -172,10 +172,10 @@ impl Running {
                     }
                 });
             }
-            let count = match self.received.recv(socket) {
+            let count = match self.received.recv_some(socket, most) {
                 Ok(count) => count,
                 Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
-                    self.note_batch(token, 0);
+                    self.note_batch(token, 0, true);
                     return self.tell_errors();
                 }
                 // An error of an earlier datagram, not of this call; what is there is read by the
@@ -185,55 +185,111 @@ impl Running {
                     continue;
                 }
             };
-            self.note_batch(token, count);
+            self.note_batch(token, count, count < most);
+            let mut merged = 0;
             for index in 0..count {
-                match token {
-                    Token::Client(client) => self.handle_client(client, index),
-                    Token::Relay(id) => self.handle_peer(RelayId(id), index),
-                    Token::Wake => {}
-                }
-                self.execute();
+                merged += usize::from(self.handle(token, index));
             }
-            self.flush();
-            if count < BATCH {
+            let sent = self.flush();
+            let in_runs = sent.datagrams >= RUN && sent.datagrams >= 2 * sent.messages;
+            if let Some(port) = self.worker.sockets.port_mut(token)
+                && port.learn(count, merged, in_runs)
+            {
+                self.worker.metrics.switch(RunSwitch::Merge, 1);
+            }
+            if count < most {
                 return;
             }
             self.now = Now::read();
         }
     }
 
-    /// What a batch says beside its datagrams.
-    fn note_batch(&mut self, token: Token, count: usize) {
-        let queue_drops = self.received.queue_drops();
+    /// What a receive says beside its datagrams.
+    fn note_batch(&mut self, token: Token, count: usize, is_emptied: bool) {
+        let (told, now) = (self.received.queue_drops(), self.now.instant);
         let Worker { sockets, metrics, .. } = &mut self.worker;
-        sockets.note_batch(token, self.now.instant, (count, count < BATCH), queue_drops, metrics);
+        sockets.note_batch(token, now, (count, is_emptied), told, metrics);
     }
 
-    fn handle_client(&mut self, client: u32, index: usize) {
+    /// Handles what came in slot `index`; whether it was merged.
+    fn handle(&mut self, token: Token, index: usize) -> bool {
         let Some(received) = self.received.received(index) else {
-            return self.worker.metrics.dropped(DropReason::TooLong);
+            self.worker.metrics.dropped(DropReason::TooLong);
+            return false;
         };
+        let merged = received.is_merged();
+        if merged {
+            self.worker.metrics.merged.add(1, received.datagrams());
+        }
+        match token {
+            Token::Client(client) => self.handle_client(client, index, received),
+            Token::Relay(id) if merged => self.handle_peer_run(RelayId(id), index, received),
+            Token::Relay(id) => self.handle_peer(RelayId(id), index, received),
+            Token::Wake => {}
+        }
+        self.execute();
+        merged
+    }
+
+    fn handle_client(&mut self, client: u32, index: usize, received: Received) {
         let listener = self.worker.sockets.client_mut(client);
         let server = listener.and_then(|listener| Some((listener.server(received.to)?, listener)));
         let Some((server, listener)) = server else {
-            return self.worker.metrics.dropped(DropReason::Unexpected);
+            return self.dropped(DropReason::Unexpected, received);
         };
-        let datagram = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
-        if !listener.share.admits(received.from, datagram) {
-            return self.worker.metrics.dropped(DropReason::Overload);
+        let first = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
+        if !listener.share.admits(received.from, first) {
+            return self.dropped(DropReason::Overload, received);
         }
         let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
+        if received.is_merged() {
+            return self.handle_client_run(five_tuple, index, received);
+        }
         let Self { worker, actions, now, .. } = self;
+        let datagram = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_client(*now, five_tuple, datagram, actions)
         });
-        self.obey_verdict(verdict, (index, HEADROOM), received.traffic_class);
+        if let Some(verdict) = verdict {
+            let slot = Slot { index, offset: HEADROOM, count: 1, stride: 0 };
+            self.obey_verdict(verdict, slot, received.traffic_class);
+        }
     }
 
-    fn handle_peer(&mut self, relay: RelayId, index: usize) {
-        let Some(received) = self.received.received(index) else {
-            return self.worker.metrics.dropped(DropReason::TooLong);
-        };
+    fn dropped(&self, reason: DropReason, received: Received) {
+        for _ in 0..received.datagrams() {
+            self.worker.metrics.dropped(reason);
+        }
+    }
+
+    /// The same for a merged one. After a panic every datagram is handled by itself, so that it
+    /// costs only the one that it came of.
+    fn handle_client_run(&mut self, five_tuple: FiveTuple, index: usize, received: Received) {
+        let Received { len, segment, traffic_class, .. } = received;
+        let (mut start, mut alone) = (0, false);
+        while start < len {
+            let end = if alone { len.min(start + segment) } else { len };
+            let Self { worker, actions, now, .. } = self;
+            let run = self.received.bytes(index, HEADROOM + start..HEADROOM + end);
+            let handled = guard(&worker.metrics, || {
+                #[cfg(test)]
+                tests::may_panic(run);
+                worker.engine.handle_client_run(*now, five_tuple, run, segment, actions)
+            });
+            match handled {
+                Some((count, verdict)) => {
+                    let slot = Slot { index, offset: HEADROOM + start, count, stride: segment };
+                    self.obey_verdict(verdict, slot, traffic_class);
+                    start += count * segment;
+                }
+                None if end - start <= segment => start = end,
+                None => alone = true,
+            }
+            self.execute();
+        }
+    }
+
+    fn handle_peer(&mut self, relay: RelayId, index: usize, received: Received) {
         let payload = HEADROOM..HEADROOM + received.len;
         let Self { worker, now, .. } = self;
         let buffer = self.received.slot_mut(index, received.len);
@@ -241,32 +297,67 @@ impl Running {
         let verdict = guard(&worker.metrics, || {
             worker.engine.handle_peer(*now, relay, received.from, buffer, payload)
         });
-        self.obey_verdict(verdict, (index, 0), received.traffic_class);
+        if let Some(verdict) = verdict {
+            let slot = Slot { index, offset: 0, count: 1, stride: 0 };
+            self.obey_verdict(verdict, slot, received.traffic_class);
+        }
     }
 
-    /// Queues what the engine decided about slot `index`; `offset` is where the bytes it saw begin
-    /// in the slot. DSCP and ECN are handed on.
-    fn obey_verdict(
-        &mut self,
-        verdict: Option<Verdict>,
-        (index, offset): (usize, usize),
-        traffic_class: u8,
-    ) {
-        match verdict {
-            None | Some(Verdict::Done) => {}
-            Some(Verdict::ToPeer { relay, peer, payload, dont_fragment }) => {
-                let range = payload.start + offset..payload.end + offset;
-                let marks = Marks { traffic_class, dont_fragment };
-                self.outbound.push_to_peer(relay, peer, (index, range), marks);
-            }
-            Some(Verdict::ToClient { five_tuple, datagram }) => {
-                let range = datagram.start + offset..datagram.end + offset;
-                let marks = Marks { traffic_class, dont_fragment: false };
-                let (outbound, sockets) = (&mut self.outbound, &self.worker.sockets);
-                if !outbound.push_to_client(sockets, five_tuple, (index, range), marks) {
-                    self.worker.metrics.dropped(DropReason::SendFailed);
+    /// The same for a merged one, in which there is no room for headers.
+    fn handle_peer_run(&mut self, relay: RelayId, index: usize, received: Received) {
+        let Received { len, segment, traffic_class, from, .. } = received;
+        let (mut start, mut alone) = (0, false);
+        while start < len {
+            let bytes = if alone { segment.min(len - start) } else { len - start };
+            let Self { worker, outbound, now, .. } = self;
+            let headers = outbound.headers.len();
+            let handled = guard(&worker.metrics, || {
+                let into = &mut outbound.headers;
+                worker.engine.handle_peer_run(*now, relay, from, (bytes, segment), into)
+            });
+            match handled {
+                Some((count, Some(to_client))) => {
+                    let (slot, len) = (index, segment.min(bytes));
+                    let begin = HEADROOM + start;
+                    let pieces = Pieces { slot, start: begin, len, stride: segment, count };
+                    let marks = Marks { traffic_class, dont_fragment: false };
+                    let sockets = &mut worker.sockets;
+                    if !outbound.push_headed(sockets, to_client, pieces, headers, marks) {
+                        self.send_failed(count);
+                    }
+                    start += count * segment;
                 }
+                Some((count, None)) => start += count * segment,
+                None if bytes <= segment => start += segment,
+                None => alone = true,
             }
+        }
+    }
+
+    /// Queues what the engine decided about the datagrams of a slot. DSCP and ECN are handed on.
+    fn obey_verdict(&mut self, verdict: Verdict, slot: Slot, traffic_class: u8) {
+        let Self { outbound, worker, .. } = self;
+        let queued = match verdict {
+            Verdict::Done => true,
+            Verdict::ToPeer { relay, peer, payload, dont_fragment } => {
+                let marks = Marks { traffic_class, dont_fragment };
+                let pieces = slot.pieces(payload);
+                outbound.push_to_peer(&mut worker.sockets, relay, peer, pieces, marks)
+            }
+            Verdict::ToClient { five_tuple, datagram } => {
+                let marks = Marks { traffic_class, dont_fragment: false };
+                let pieces = slot.pieces(datagram);
+                outbound.push_to_client(&mut worker.sockets, five_tuple, pieces, marks)
+            }
+        };
+        if !queued {
+            self.send_failed(slot.count);
+        }
+    }
+
+    fn send_failed(&self, datagrams: usize) {
+        for _ in 0..datagrams {
+            self.worker.metrics.dropped(DropReason::SendFailed);
         }
     }
 
@@ -286,8 +377,9 @@ impl Running {
             for action in actions.drain(..) {
                 match action {
                     Action::Answer { five_tuple, bytes } => {
-                        if !self.outbound.push_answer(&self.worker.sockets, five_tuple, bytes) {
-                            self.worker.metrics.dropped(DropReason::SendFailed);
+                        let sockets = &mut self.worker.sockets;
+                        if !self.outbound.push_answer(sockets, five_tuple, bytes) {
+                            self.send_failed(1);
                         }
                     }
                     Action::Bind { relay, local } => {
@@ -305,11 +397,8 @@ impl Running {
                     }
                     Action::Connect { .. } | Action::Abandon { .. } | Action::Splice { .. } => {}
                     Action::Close { relay } => {
-                        // What was relayed before the end still leaves; what goes elsewhere waits
-                        // for the rest of the round.
-                        if self.outbound.waits_for(relay) {
-                            self.flush();
-                        }
+                        // What was relayed before the end still leaves.
+                        self.flush();
                         self.worker.sockets.close(relay);
                     }
                 }
@@ -337,15 +426,18 @@ impl Running {
         guard(&worker.metrics, || worker.engine.reserved(*now, relay, result, actions));
     }
 
-    fn flush(&mut self) {
-        self.send();
+    fn flush(&mut self) -> Sent {
+        let sent = self.send();
         self.tell_errors();
+        sent
     }
 
-    fn send(&mut self) {
-        if !self.outbound.is_empty() {
-            self.outbound.flush(&self.worker.sockets, &self.received, &self.worker.metrics);
+    fn send(&mut self) -> Sent {
+        if self.outbound.is_empty() {
+            return Sent::default();
         }
+        let Self { worker, outbound, received, .. } = self;
+        outbound.flush(&mut worker.sockets, received, &worker.metrics)
     }
 
     /// Tells clients of the ICMP errors that came to their relay sockets. What that sends leaves
@@ -365,6 +457,27 @@ impl Running {
     }
 }
 
+/// Which datagrams of a slot a verdict is about.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    index: usize,
+    /// Where the bytes that the engine saw begin.
+    offset: usize,
+    count: usize,
+    /// From one datagram to the next.
+    stride: usize,
+}
+
+impl Slot {
+    /// What lies at `range` of the first of them, and at the same place of the others.
+    #[inline]
+    fn pieces(self, range: std::ops::Range<usize>) -> Pieces {
+        let Self { index, offset, count, stride } = self;
+        let (start, len) = (range.start + offset, range.end - range.start);
+        Pieces { slot: index, start, len, stride, count }
+    }
+}
+
 /// Calls `handle`; a panic in it is counted (the panic hook has told of it) and gives `None`.
 pub(super) fn guard<T>(metrics: &WorkerMetrics, handle: impl FnOnce() -> T) -> Option<T> {
     // Unwind safety: the engine holds no `unsafe` and its tables stay usable, see above.
@@ -381,114 +494,8 @@ const BEAT: Duration = Duration::from_secs(1);
 /// The most batches that a listener gets per round; the socket of an allocation gets one.
 const CLIENT_BATCHES: usize = 4;
 
+/// What makes a run: so many datagrams in a receive, and two or more in each piece that left.
+const RUN: usize = 4;
+
 #[cfg(test)]
-mod tests {
-    use super::super::listen::Listeners;
-    use super::super::shared::Handle;
-    use super::super::{Options, turn_options_for_tests};
-    use super::*;
-    use crate::credentials::{Entropy, Grants};
-    use crate::metrics::Heartbeats;
-    use crate::telemetry::Secret;
-    use crate::turn::Shared;
-    use std::net::{SocketAddr, UdpSocket};
-    use std::os::fd::AsFd;
-
-    /// A worker that does one round at a time, and where it listens.
-    pub(in crate::relay) fn worker() -> (Running, SocketAddr) {
-        worker_with(Options::default())
-    }
-
-    pub(in crate::relay) fn worker_with(options: Options) -> (Running, SocketAddr) {
-        let listen = vec!["127.0.0.1:0".parse().expect("a test address")];
-        let options = Options { listen, ..options };
-        let mut listeners = Listeners::bind(&options).expect("a listener");
-        let inbox = Arc::new(Inbox::new().expect("an inbox"));
-        let own = listeners.per_worker.remove(0);
-        let sockets = Sockets::new(inbox.wake.as_fd(), own, options.of_relays()).expect("sockets");
-        let mut entropy = Entropy::from_seed([1; 32]);
-        let grants = Arc::new(Grants::new(Secret::new([2; 32])));
-        let engine = Arc::new(turn_options_for_tests());
-        let shared = Arc::new(Shared::new(engine, grants, &mut entropy));
-        let metrics = Arc::new(WorkerMetrics::default());
-        let engine = Server::new(shared, Arc::clone(&metrics), entropy);
-        let heartbeat = Heartbeats::default().add("relay-0", Instant::now());
-        let worker = Worker { engine, sockets, inbox, metrics, heartbeat };
-        (Running::new(worker), listeners.addresses[0])
-    }
-
-    fn binding_is_answered(running: &mut Running, server: SocketAddr) {
-        let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
-        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a deadline");
-        let mut request = [7; 20];
-        request[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
-        client.send_to(&request, server).expect("a request");
-        running.round().expect("a round");
-        let (len, from) = client.recv_from(&mut [0; 64]).expect("an answer");
-        assert_eq!((len, from), (32, server));
-    }
-
-    #[test]
-    fn a_panic_is_counted_and_ends_nothing() {
-        let (mut running, server) = worker();
-        assert!(!running.ask(|_, _, _| panic!("a panic of a test")));
-        assert_eq!(running.worker.metrics.panics.value(), 1);
-        binding_is_answered(&mut running, server);
-        assert!(running.ask(|_, _, _| ()));
-        assert_eq!(running.worker.metrics.panics.value(), 1);
-    }
-
-    #[test]
-    fn what_the_engine_asked_for_before_a_panic_is_carried_out() {
-        let (mut running, _) = worker();
-        // An address of this test alone: nobody takes the port in between.
-        let free = UdpSocket::bind("127.0.0.82:0").expect("a socket").local_addr();
-        let (relay, local) = (RelayId(7), free.expect("an address"));
-        running.ask(|_, _, actions| {
-            actions.push(Action::Bind { relay, local });
-            panic!("a panic of a test");
-        });
-        assert!(running.worker.sockets.socket(Token::Relay(7)).is_some());
-        running.ask(|_, _, actions| {
-            actions.push(Action::Close { relay });
-            panic!("a panic of a test");
-        });
-        assert!(running.worker.sockets.socket(Token::Relay(7)).is_none());
-        UdpSocket::bind(local).expect("the port is free again");
-    }
-
-    #[test]
-    fn a_listener_gets_no_more_than_its_share_of_a_round() {
-        let (mut running, server) = worker();
-        let flooder = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        for _ in 0..600 {
-            flooder.send_to(b"\xffrubbish", server).expect("a send");
-        }
-        let handled = |running: &Running| running.worker.metrics.drops(DropReason::Malformed);
-        let share = (CLIENT_BATCHES * BATCH) as u64;
-        for round in 1..=2 {
-            running.round().expect("a round");
-            assert_eq!(handled(&running), round * share);
-        }
-        running.round().expect("a round");
-        assert_eq!(handled(&running), 600);
-    }
-
-    #[test]
-    fn too_many_revocations_end_everything_and_are_counted() {
-        let (mut running, server) = worker();
-        let handle = Handle::new(vec![Arc::clone(&running.worker.inbox)], Arc::default());
-        handle.revoke("a grant");
-        running.round().expect("a round");
-        assert_eq!(running.worker.metrics.limits(Limit::Revocations), 0);
-        for _ in 0..=super::super::shared::REVOKED_MAX {
-            handle.revoke("a grant");
-        }
-        running.round().expect("a round");
-        assert_eq!(running.worker.metrics.limits(Limit::Revocations), 1);
-        binding_is_answered(&mut running, server);
-        handle.stop();
-        running.round().expect("a round");
-        assert!(running.stop);
-    }
-}
+mod tests;

@@ -54,12 +54,18 @@ pub fn write_channel_data_header(
     number: u16,
 ) -> Option<Range<usize>> {
     debug_assert!(CHANNEL_NUMBERS.contains(&number), "channel {number:#06x} cannot be bound");
-    let len = u16::try_from(buffer.get(payload.clone())?.len()).ok()?;
+    let header = channel_data_header(number, buffer.get(payload.clone())?.len())?;
     let start = payload.start.checked_sub(CHANNEL_DATA_HEADER_BYTES)?;
-    let header = &mut buffer[start..payload.start];
-    header[..2].copy_from_slice(&number.to_be_bytes());
-    header[2..].copy_from_slice(&len.to_be_bytes());
+    buffer[start..payload.start].copy_from_slice(&header);
     Some(start..payload.end)
+}
+
+/// The header for `len` bytes of payload, for one that is sent from where it lies; `None` when
+/// the length field cannot say so much.
+#[inline]
+pub fn channel_data_header(number: u16, len: usize) -> Option<[u8; CHANNEL_DATA_HEADER_BYTES]> {
+    let ([n0, n1], [l0, l1]) = (number.to_be_bytes(), u16::try_from(len).ok()?.to_be_bytes());
+    Some([n0, n1, l0, l1])
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
 use super::header::message_type;
@@ -73,15 +73,28 @@ pub fn write_data_indication(
     id: &TransactionId,
 ) -> Option<Range<usize>> {
     let payload_len = buffer.get(payload.clone())?.len();
+    let (header, padding) = data_indication_header(payload_len, peer, id)?;
+    let start = payload.start.checked_sub(header.len())?;
+    let end = payload.end + padding;
+    buffer.get_mut(payload.end..end)?.fill(0);
+    buffer[start..payload.start].copy_from_slice(&header);
+    Some(start..end)
+}
+
+/// What stands in front of `payload_len` bytes of payload in a Data indication, and how many bytes
+/// of zero follow them; `None` when the message would be longer than its length field can say.
+pub fn data_indication_header(
+    payload_len: usize,
+    peer: SocketAddr,
+    id: &TransactionId,
+) -> Option<(DataHeader, usize)> {
     let mut address = [0; XOR_ADDRESS_BYTES_MAX];
     let address_len = write_xor_address(&mut address, peer, id);
     let header_len = HEADER_BYTES + ATTRIBUTE_HEADER_BYTES + address_len + ATTRIBUTE_HEADER_BYTES;
     let length = u16::try_from(header_len - HEADER_BYTES + padded(payload_len)).ok()?;
-    let start = payload.start.checked_sub(header_len)?;
-    let end = payload.start + padded(payload_len);
-    buffer.get_mut(payload.end..end)?.fill(0);
 
-    let header = &mut buffer[start..payload.start];
+    let mut written = DataHeader { bytes: [0; _], len: header_len };
+    let header = &mut written.bytes[..header_len];
     let kind = message_type(Class::Indication, Method::DATA);
     header[0..2].copy_from_slice(&kind.to_be_bytes());
     header[2..4].copy_from_slice(&length.to_be_bytes());
@@ -93,7 +106,22 @@ pub fn write_data_indication(
     let tail = &mut header[24 + address_len..];
     tail[..2].copy_from_slice(&attr::DATA.to_be_bytes());
     tail[2..].copy_from_slice(&(payload_len as u16).to_be_bytes());
-    Some(start..end)
+    Some((written, padded(payload_len) - payload_len))
+}
+
+/// What stands in front of the payload of a Data indication; it dereferences to its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct DataHeader {
+    bytes: [u8; DATA_INDICATION_HEADER_BYTES_MAX],
+    len: usize,
+}
+
+impl Deref for DataHeader {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// The largest header of a Data indication, that of an IPv6 peer.

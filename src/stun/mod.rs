@@ -33,12 +33,16 @@ mod writer;
 pub use address::parse_xor_address;
 pub use answer::{binding_success, challenge};
 pub use channel_data::{
-    CHANNEL_DATA_HEADER_BYTES, CHANNEL_NUMBERS, ChannelData, write_channel_data_header,
+    CHANNEL_DATA_HEADER_BYTES, CHANNEL_NUMBERS, ChannelData, channel_data_header,
+    write_channel_data_header,
 };
 pub use error::DecodeError;
 pub use framer::{FRAME_BYTES_MAX, Framer};
 pub use header::{Class, HEADER_BYTES, MAGIC_COOKIE, Method, TransactionId};
-pub use indication::{DATA_INDICATION_HEADER_BYTES_MAX, SendIndication, write_data_indication};
+pub use indication::{
+    DATA_INDICATION_HEADER_BYTES_MAX, DataHeader, SendIndication, data_indication_header,
+    write_data_indication,
+};
 pub use integrity::Integrity;
 pub use long_term::{
     LongTermKeys, PASSWORD_ALGORITHMS_OFFERED, PasswordAlgorithm, Signer, long_term_key,

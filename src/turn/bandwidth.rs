@@ -74,6 +74,16 @@ impl SharedBucket {
         self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
+    /// Gives `bytes` back that were taken a moment ago.
+    pub(super) fn give_back(&self, bytes: usize) {
+        if self.bytes_per_sec > 0 {
+            let cost = cost_nanos(bytes as u64, self.bytes_per_sec);
+            let update = |full_at: u64| Some(full_at.saturating_sub(cost));
+            // What the closure gives is always there.
+            let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+        }
+    }
+
     /// Takes `bytes` in any case, and says how long whoever read them rests; see [`Self::turn`].
     pub(super) fn spend(&self, bytes: usize, now: Instant) -> Duration {
         if self.bytes_per_sec == 0 {

@@ -23,6 +23,7 @@ mod quota;
 mod reject;
 mod relayed;
 mod reservations;
+mod runs;
 mod server;
 mod shared;
 mod table;
@@ -42,6 +43,7 @@ pub use connections::{DataConnection, Pause};
 pub use discovery::{DiscoveryPair, NatDiscovery};
 pub use icmp::Icmp;
 pub use reservations::HeldSocket;
+pub use runs::ToClient;
 pub use server::Server;
 pub use shared::Shared;
 

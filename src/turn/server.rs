@@ -216,8 +216,35 @@ impl Server {
         buffer: &mut [u8],
         payload: Range<usize>,
     ) -> Result<Verdict, Dropped> {
+        let Admitted { place, peer, channel } = self.admit(now, relay, source)?;
+        let allocation = self.table.get_mut(place).ok_or(DropReason::NoAllocation)?;
+        let len = payload.len();
+        charge(&self.shared, allocation, len, now)?;
+        let five_tuple = allocation.five_tuple;
+        let written = match channel {
+            Some(number) => write_channel_data_header(buffer, payload, number),
+            None => {
+                let mut id = [0; 12];
+                self.entropy.fill(&mut id);
+                write_data_indication(buffer, payload, peer, &TransactionId(id))
+            }
+        };
+        let datagram = written.filter(|range| range.len() <= five_tuple.datagram_bytes_max());
+        let datagram = datagram.ok_or(DropReason::TooLong)?;
+        self.metrics.to_client.add(len);
+        Ok(Verdict::ToClient { five_tuple, datagram })
+    }
+
+    /// Whether what comes from `source` passes relay socket `relay`, and how it is told.
+    #[inline]
+    pub(super) fn admit(
+        &self,
+        now: Instant,
+        relay: RelayId,
+        source: SocketAddr,
+    ) -> Result<Admitted, Dropped> {
         let (place, family) = Place::of(relay);
-        let allocation = self.table.get_mut(place).filter(|own| own.relays(family, now));
+        let allocation = self.table.get(place).filter(|own| own.relays(family, now));
         let allocation = allocation.ok_or(DropReason::NoAllocation)?;
         let reported = self.shared.policy.reported(source.ip());
         if let Some(index) = reported.relay_address
@@ -231,27 +258,7 @@ impl Server {
         if channel.is_none() && allocation.peers.permission(peer.ip(), now).is_none() {
             return Err(DropReason::NoPermission.into());
         }
-        let len = payload.len();
-        charge(&self.shared, allocation, len, now)?;
-        let five_tuple = allocation.five_tuple;
-        let written = match channel {
-            Some(number) => write_channel_data_header(buffer, payload, number),
-            None => {
-                let mut id = [0; 12];
-                self.entropy.fill(&mut id);
-                write_data_indication(buffer, payload, peer, &TransactionId(id))
-            }
-        };
-        let bytes_max = match (five_tuple.transport, five_tuple.client) {
-            (Transport::Udp, SocketAddr::V4(_)) => DATAGRAM_BYTES_MAX_IPV4,
-            (Transport::Udp, SocketAddr::V6(_)) => DATAGRAM_BYTES_MAX_IPV6,
-            // What the length fields of the messages can say.
-            (Transport::Tcp | Transport::Tls, _) => usize::MAX,
-        };
-        let datagram = written.filter(|range| range.len() <= bytes_max);
-        let datagram = datagram.ok_or(DropReason::TooLong)?;
-        self.metrics.to_client.add(len);
-        Ok(Verdict::ToClient { five_tuple, datagram })
+        Ok(Admitted { place, peer, channel })
     }
 
     fn handle_stun(
@@ -499,9 +506,30 @@ impl Answering {
     }
 }
 
+/// A peer's datagram that may pass.
+pub(super) struct Admitted {
+    pub(super) place: Place,
+    /// Who sent it, as the client knows it.
+    pub(super) peer: SocketAddr,
+    /// The channel that leads there, if there is one.
+    pub(super) channel: Option<u16>,
+}
+
+impl FiveTuple {
+    /// The longest datagram that can be sent to the client.
+    pub(super) fn datagram_bytes_max(&self) -> usize {
+        match (self.transport, self.client) {
+            (Transport::Udp, SocketAddr::V4(_)) => DATAGRAM_BYTES_MAX_IPV4,
+            (Transport::Udp, SocketAddr::V6(_)) => DATAGRAM_BYTES_MAX_IPV6,
+            // What the length fields of the messages can say.
+            (Transport::Tcp | Transport::Tls, _) => usize::MAX,
+        }
+    }
+}
+
 /// The live allocation of a five-tuple: the one hash look-up of a client's packet.
 #[inline]
-fn live<'t>(
+pub(super) fn live<'t>(
     table: &'t mut Table,
     five_tuple: &FiveTuple,
     now: Instant,

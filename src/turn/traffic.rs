@@ -59,3 +59,23 @@ pub(super) fn charge(
     }
     Ok(())
 }
+
+/// Takes the bandwidth for `bytes` of many datagrams when all of it is there, else nothing.
+pub(super) fn charge_all(
+    shared: &Shared,
+    allocation: &mut Allocation,
+    bytes: usize,
+    now: Instant,
+) -> Result<(), Dropped> {
+    let bucket = allocation.bucket;
+    let charged = charge(shared, allocation, bytes, now);
+    if let Err(dropped) = charged {
+        allocation.bucket = bucket;
+        if dropped == Dropped::Limit(Limit::Bandwidth)
+            && let Some(half) = allocation.halves.iter().flatten().next()
+        {
+            half.unit.bandwidth().give_back(bytes);
+        }
+    }
+    charged
+}

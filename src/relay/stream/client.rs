@@ -206,8 +206,9 @@ impl Client {
     }
 
     fn note_queue_drops(&mut self, relay: RelayId, received: &RecvBatch) {
-        if let (Some(told), Some(relays)) = (received.queue_drops(), &mut self.relays) {
-            relays.sockets.note_queue_drops(Token::Relay(relay.0), told, &self.lease.metrics);
+        let (token, told) = (Token::Relay(relay.0), received.queue_drops());
+        if let Some(relays) = &mut self.relays {
+            relays.sockets.note_queue_drops(token, told, &self.lease.metrics);
         }
     }
 

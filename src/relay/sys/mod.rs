@@ -3,12 +3,12 @@
 //! Everything that leaves this folder is safe to call: descriptors come in borrowed, buffers as
 //! slices, and no pointer outlives the call it was made for, except those of [`RecvBatch`], which
 //! point into memory that it owns. Linux only, with glibc or musl: they give the same fields other
-//! widths, so what is written there is cast to `_`. Segmentation offload has its place in `recv`
-//! and `send` and is not built yet.
+//! widths, so what is written there is cast to `_`.
 
 #![allow(unsafe_code)]
 
 mod address;
+mod control;
 mod errors;
 mod features;
 mod filter;
@@ -16,6 +16,7 @@ mod limits;
 mod poll;
 mod queue;
 mod recv;
+mod segmenting;
 mod send;
 mod socket;
 mod tcp;
@@ -27,10 +28,11 @@ pub(super) use filter::{BUCKETS, Filter, PARTS, Salt, is_request};
 pub use limits::raise_descriptor_limit;
 pub(super) use poll::{Event, Poll, Readiness, Wake};
 pub(super) use queue::queue_drops;
-pub(super) use recv::RecvBatch;
-pub(super) use send::{Datagram, SendBatch};
+pub(super) use recv::{Received, RecvBatch};
+pub(super) use segmenting::Segmenting;
+pub(super) use send::{Datagram, Outcome, Run, SendBatch};
 pub(super) use socket::{
-    can_set_dont_fragment, relay_socket, set_dont_fragment, share_port, udp_listener,
+    can_set_dont_fragment, relay_socket, set_dont_fragment, set_merging, share_port, udp_listener,
     was_address_in_use, was_exhausted,
 };
 pub(super) use tcp::{tcp_relay_listener, tcp_relay_socket};

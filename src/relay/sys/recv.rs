@@ -23,6 +23,22 @@ pub(in crate::relay) struct Received {
     pub(in crate::relay) traffic_class: u8,
     /// Bytes of payload.
     pub(in crate::relay) len: usize,
+    /// Bytes of each datagram in it, but for the last one, which may be shorter: `len`, unless the
+    /// kernel has merged several in a row.
+    pub(in crate::relay) segment: usize,
+}
+
+impl Received {
+    /// Whether it is more than one datagram.
+    #[inline]
+    pub(in crate::relay) fn is_merged(&self) -> bool {
+        self.segment < self.len
+    }
+
+    /// How many datagrams it is.
+    pub(in crate::relay) fn datagrams(&self) -> usize {
+        if self.is_merged() { self.len.div_ceil(self.segment) } else { 1 }
+    }
 }
 
 /// Memory for [`BATCH`] datagrams of any size, each with room for a header in front:
@@ -78,6 +94,18 @@ impl RecvBatch {
     /// # Errors
     /// `WouldBlock` when nothing is there, or what the kernel said.
     pub(in crate::relay) fn recv(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.recv_some(socket, BATCH)
+    }
+
+    /// The same for at most `most` datagrams, or pieces of merged ones.
+    ///
+    /// # Errors
+    /// As above.
+    pub(in crate::relay) fn recv_some(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        most: usize,
+    ) -> io::Result<usize> {
         for index in 0..std::mem::take(&mut self.used) {
             // SAFETY: `index` is within the array, and `&mut self` is the only access to it.
             let header = unsafe { &mut (*self.header(index).as_ptr()).msg_hdr };
@@ -90,7 +118,7 @@ impl RecvBatch {
         let count = unsafe {
             let (fd, headers) = (socket.as_raw_fd(), self.headers.cast().as_ptr());
             let flags = libc::MSG_DONTWAIT as _;
-            libc::recvmmsg(fd, headers, BATCH as u32, flags, std::ptr::null_mut())
+            libc::recvmmsg(fd, headers, most.min(BATCH) as u32, flags, std::ptr::null_mut())
         };
         self.used = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         Ok(self.used)
@@ -108,8 +136,10 @@ impl RecvBatch {
             return None;
         }
         let len = usize::try_from(header.msg_len).ok().filter(|len| *len <= PAYLOAD_MAX)?;
-        let Told { to, traffic_class, .. } = Told::read(&header.msg_hdr);
-        Some(Received { from: name.read()?, to, traffic_class, len })
+        let Told { to, traffic_class, segment, .. } = Told::read(&header.msg_hdr);
+        // Zero is said by nobody, and means what is said of one alone.
+        let segment = if (1..len).contains(&segment) { segment } else { len };
+        Some(Received { from: name.read()?, to, traffic_class, len, segment })
     }
 
     /// How many datagrams the socket of the last call has lost in all, when the last datagram that
@@ -165,7 +195,7 @@ impl Drop for RecvBatch {
 }
 
 /// Room for the control messages that we ask for: `in6_pktinfo`, which is the larger one, the
-/// traffic class, and what the queue has lost.
+/// traffic class, the size of merged datagrams, and what the queue has lost.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -177,11 +207,14 @@ struct Told {
     /// when the datagram was broadcast.
     to: Option<SocketAddr>,
     traffic_class: u8,
+    /// Bytes of each datagram in a merged one, else 0.
+    segment: usize,
     /// `SO_RXQ_OVFL`.
     queue_drops: Option<u32>,
 }
 
 impl Told {
+    #[inline]
     fn read(header: &libc::msghdr) -> Self {
         let mut told = Self::default();
         // SAFETY: the kernel filled `msg_control` in up to `msg_controllen`, and the macros walk
@@ -207,6 +240,10 @@ impl Told {
                     (libc::IPPROTO_IP, libc::IP_TOS) => told.traffic_class = value.read(),
                     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                         told.traffic_class = value.cast::<i32>().read_unaligned() as u8;
+                    }
+                    (libc::SOL_UDP, libc::UDP_GRO) => {
+                        let bytes = value.cast::<i32>().read_unaligned();
+                        told.segment = usize::try_from(bytes).unwrap_or(0);
                     }
                     (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
                         told.queue_drops = Some(value.cast::<u32>().read_unaligned());
@@ -242,8 +279,7 @@ const _: () = assert!(HEADROOM + PAYLOAD_MAX + TAILROOM <= SLOT);
 // SAFETY: the macro computes with its argument only.
 const CONTROL: usize = unsafe {
     libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32)
-        + libc::CMSG_SPACE(size_of::<i32>() as u32) // the traffic class
-        + libc::CMSG_SPACE(size_of::<u32>() as u32) // what the queue lost
+        + 3 * libc::CMSG_SPACE(size_of::<i32>() as u32)
 } as usize;
 
 #[cfg(test)]

@@ -80,6 +80,23 @@ pub(in crate::relay) fn set_dont_fragment(socket: BorrowedFd<'_>, on: bool) -> i
     set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)
 }
 
+/// Has datagrams in a row arrive in one piece from now on. There is no way back: what lies in the
+/// queue already would come without the sizes of its datagrams.
+///
+/// # Errors
+/// When the kernel does not know how.
+pub(in crate::relay) fn set_merging(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Has whatever leaves `socket` cut in datagrams of so many bytes; 0: not at all.
+///
+/// # Errors
+/// When the kernel does not know how.
+pub(super) fn set_segment(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, i32::from(bytes))
+}
+
 /// The DF bit is clear, and what some router says about a path is told to the client who set it
 /// ("fragmentation needed") without being believed by the kernel, which sends for others, too.
 pub(super) const FRAGMENT: i32 = libc::IP_PMTUDISC_OMIT;

@@ -1,0 +1,87 @@
+//! Which sends of a socket are segmented: what the kernel has refused is not asked for again soon.
+
+/// What a socket has learned about segmented sends (`UDP_SEGMENT`).
+#[derive(Debug, Clone, Copy)]
+pub(in crate::relay) struct Segmenting {
+    /// The largest datagrams that the kernel cuts; 0: none at all.
+    bytes_max: u16,
+    /// So many calls pass before another attempt.
+    pause: u32,
+    /// How long the last pause was.
+    paused: u32,
+}
+
+impl Segmenting {
+    /// Nothing is segmented, ever.
+    pub(in crate::relay) const OFF: Self = Self { bytes_max: 0, pause: 0, paused: 0 };
+
+    /// Nothing has been refused yet; without `possible` nothing is tried either.
+    pub(in crate::relay) const fn new(possible: bool) -> Self {
+        if possible { Self { bytes_max: u16::MAX, ..Self::OFF } } else { Self::OFF }
+    }
+
+    /// Counts a call that sends.
+    #[inline]
+    pub(super) fn pass(&mut self) {
+        self.pause = self.pause.saturating_sub(1);
+    }
+
+    /// Whether datagrams of `bytes` may leave in one piece.
+    #[inline]
+    pub(super) fn takes(&self, bytes: usize) -> bool {
+        bytes <= usize::from(self.bytes_max) && self.pause == 0 && bytes > 0
+    }
+
+    /// Whether `error` says that the kernel does not segment here.
+    pub(super) fn is_refusal(error: i32) -> bool {
+        let all = [libc::EINVAL, libc::EMSGSIZE, libc::EIO, libc::EOPNOTSUPP, libc::ENOPROTOOPT];
+        all.contains(&error)
+    }
+
+    /// Learns that a send of datagrams of `bytes` was refused with `error`. They are larger than
+    /// the link takes, so those of that size or more are left alone from now on; or the way to
+    /// this one receiver leads through a device that cannot, so all are, for a while that doubles.
+    pub(super) fn refuse(&mut self, error: i32, bytes: usize) {
+        if matches!(error, libc::EINVAL | libc::EMSGSIZE) {
+            self.bytes_max = u16::try_from(bytes.saturating_sub(1)).unwrap_or(u16::MAX);
+        } else {
+            self.paused = (self.paused * 2).clamp(PAUSE, PAUSE_MAX);
+            self.pause = self.paused;
+        }
+    }
+}
+
+/// Calls between the first refusal and the next attempt.
+const PAUSE: u32 = 64;
+/// The same after many refusals: one failed call more or less is nothing then.
+const PAUSE_MAX: u32 = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_not_tried_again_and_what_is_smaller_is() {
+        let mut segmenting = Segmenting::new(true);
+        assert!(segmenting.takes(1) && segmenting.takes(65_507) && !segmenting.takes(0));
+        segmenting.refuse(libc::EMSGSIZE, 1473);
+        assert!(segmenting.takes(1472) && !segmenting.takes(1473));
+        segmenting.refuse(libc::EINVAL, 1200);
+        assert!(segmenting.takes(1199) && !segmenting.takes(1200));
+        assert!(!Segmenting::new(false).takes(1));
+    }
+
+    #[test]
+    fn a_device_that_cannot_is_asked_less_and_less_often() {
+        let mut segmenting = Segmenting::new(true);
+        let mut attempts = 0;
+        for _ in 0..1_000_000 {
+            segmenting.pass();
+            if segmenting.takes(1200) {
+                attempts += 1;
+                segmenting.refuse(libc::EIO, 1200);
+            }
+        }
+        assert!((11..=30).contains(&attempts), "{attempts}");
+    }
+}
