@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::filter::Filter;
-use super::socket::{FRAGMENT, set_option};
+use super::socket::{FRAGMENT, set_merging, set_option, set_segment};
 
 /// Options of sockets that newer kernels have, and some sandboxes have not; each may be off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +83,8 @@ impl Features {
         };
         let has = |level, name, value| set_option(socket.as_fd(), level, name, value).is_ok();
         Self {
-            merge: has(libc::SOL_UDP, libc::UDP_GRO, 1),
-            segment: has(libc::SOL_UDP, libc::UDP_SEGMENT, 1200),
+            merge: set_merging(socket.as_fd()).is_ok(),
+            segment: set_segment(socket.as_fd(), 0).is_ok(),
             queue_drops: has(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),
             source_filter: Filter::default().attach(&socket).is_ok(),
             icmp_errors: has(libc::IPPROTO_IP, libc::IP_RECVERR, 1),

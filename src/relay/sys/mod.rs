@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 mod address;
+mod calls;
 mod control;
 mod errors;
 mod features;
@@ -21,6 +22,8 @@ mod send;
 mod socket;
 mod tcp;
 
+#[cfg(test)]
+pub(super) use calls::count as count_calls;
 pub(super) use errors::{SocketError, drain_errors};
 pub use features::Features;
 pub(super) use features::SocketOptions;
@@ -31,6 +34,8 @@ pub(super) use queue::queue_drops;
 pub(super) use recv::{Received, RecvBatch};
 pub(super) use segmenting::Segmenting;
 pub(super) use send::{Datagram, Outcome, Run, SendBatch};
+#[cfg(test)]
+pub(super) use socket::set_segment;
 pub(super) use socket::{
     can_set_dont_fragment, relay_socket, set_dont_fragment, set_merging, share_port, udp_listener,
     was_address_in_use, was_exhausted,

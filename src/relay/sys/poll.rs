@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll as TaskPoll};
 use std::time::Duration;
 
+use super::calls::{Call, made};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
@@ -66,6 +67,7 @@ impl Poll {
         let rounded_up = timeout + Duration::from_nanos(999_999);
         let timeout_ms = i32::try_from(rounded_up.as_millis()).unwrap_or(i32::MAX);
         let events_max = i32::try_from(self.events.len()).unwrap_or(i32::MAX);
+        made(Call::Wait);
         // SAFETY: the kernel writes at most as many events as the slice is long.
         let count = unsafe {
             let events = self.events.as_mut_ptr();

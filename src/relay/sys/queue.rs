@@ -2,11 +2,14 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::calls::{Call, made};
+
 /// How many datagrams `socket` has lost in all, to a full queue or to its filter; the kernel
 /// counts to 2^32 and begins again. `None` before Linux 4.12.
 pub(in crate::relay) fn queue_drops(socket: BorrowedFd<'_>) -> Option<u32> {
     let mut words = [0u32; WORDS];
     let mut len = size_of_val(&words) as libc::socklen_t;
+    made(Call::Other);
     // SAFETY: the kernel writes at most as many bytes as `len` says to a live array.
     let result = unsafe {
         let words = words.as_mut_ptr().cast();

@@ -9,6 +9,7 @@ use std::ptr::{NonNull, slice_from_raw_parts_mut};
 
 use super::BATCH;
 use super::address::{Address, canonical_v6};
+use super::calls::{Call, made};
 use crate::turn::{HEADROOM, TAILROOM};
 
 /// Where a datagram came from and where it was sent to.
@@ -113,6 +114,7 @@ impl RecvBatch {
             header.msg_controllen = CONTROL as _;
             header.msg_flags = 0;
         }
+        made(Call::Receive);
         // SAFETY: BATCH headers are live, and each points to a name, an iovec, a slot and a
         // control buffer of the lengths it says, owned by this batch and borrowed by nobody.
         let count = unsafe {

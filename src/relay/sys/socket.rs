@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::calls::{Call, made};
 use super::features::{SocketOptions, ask};
 
 /// A socket that clients send to, bound to `address`. The first one of a port binds alone, which
@@ -93,7 +94,7 @@ pub(in crate::relay) fn set_merging(socket: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel does not know how.
-pub(super) fn set_segment(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
+pub(in crate::relay) fn set_segment(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, i32::from(bytes))
 }
 
@@ -144,6 +145,7 @@ pub(super) fn set_option(
     value: i32,
 ) -> io::Result<()> {
     let len = size_of::<i32>() as libc::socklen_t;
+    made(Call::Other);
     // SAFETY: the pointer is to a live i32 of the length said, which the call only reads.
     let result = unsafe {
         let value = (&raw const value).cast();

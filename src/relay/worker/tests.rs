@@ -1,5 +1,11 @@
 //! One worker, round by round, on real sockets.
 
+#[path = "../../../tests/it/relay/client.rs"]
+#[allow(dead_code, unreachable_pub, reason = "other tests need more of it")]
+mod client;
+mod cost;
+mod overload;
+
 use super::super::listen::Listeners;
 use super::super::shared::Handle;
 use super::super::sys::BATCH;
