@@ -33,7 +33,7 @@ use shared::Inbox;
 use stream::Registry;
 pub use stream::{StreamLimits, Streams};
 pub use sys::{Features, raise_descriptor_limit};
-use sys::{SocketOptions, can_set_dont_fragment};
+use sys::{SocketOptions, can_set_dont_fragment, cut_buffers};
 use udp::Sockets;
 use worker::Worker;
 
@@ -143,6 +143,14 @@ impl Relay {
         options.features = options.features.available();
         let relay_socket = options.of_relays();
         let Listeners { addresses, per_worker } = Listeners::bind(&options)?;
+        if let Some((socket, _)) = per_worker.iter().flatten().next()
+            && let Some(settings) = cut_buffers(socket, options.client_buffer_bytes)
+        {
+            tracing::warn!(
+                "the kernel cuts the buffers of the relay's sockets, which lose packets in bursts \
+                 then; run: sysctl -w {settings}"
+            );
+        }
         let mut inboxes = Vec::with_capacity(per_worker.len());
         let mut sockets = Vec::with_capacity(per_worker.len());
         for (worker, listeners) in per_worker.into_iter().enumerate() {
@@ -295,3 +303,6 @@ fn turn_options_for_tests() -> crate::turn::Options {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -249,7 +249,7 @@ mod tests {
             let (socket, here) = listener(address);
             let salt = Salt::new(SALT);
             let senders: Vec<_> =
-                (0..100).map(|_| UdpSocket::bind(address).expect("a sender")).collect();
+                (0..32).map(|_| UdpSocket::bind(address).expect("a sender")).collect();
             let mut filter = Filter::new(salt, spares_requests);
             for sender in senders.iter().step_by(2) {
                 filter.set(salt.bucket(sender.local_addr().expect("an address")), PARTS);
@@ -276,7 +276,7 @@ mod tests {
                 }
             }
             // Half of the senders, and some that share a bucket with one of them.
-            assert!(concerned >= 150 && spared >= 120, "{concerned} {spared}");
+            assert!(concerned >= 48 && spared >= 40, "{concerned} {spared}");
         }
     }
 

@@ -37,8 +37,8 @@ pub(super) use send::{Datagram, Outcome, Run, SendBatch};
 #[cfg(test)]
 pub(super) use socket::set_segment;
 pub(super) use socket::{
-    can_set_dont_fragment, relay_socket, set_dont_fragment, set_merging, share_port, udp_listener,
-    was_address_in_use, was_exhausted,
+    can_set_dont_fragment, cut_buffers, relay_socket, set_dont_fragment, set_merging, share_port,
+    udp_listener, was_address_in_use, was_exhausted,
 };
 pub(super) use tcp::{tcp_relay_listener, tcp_relay_socket};
 

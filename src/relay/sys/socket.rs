@@ -64,6 +64,18 @@ pub(in crate::relay) fn relay_socket(
     Ok(socket)
 }
 
+/// What to set for `socket` to have the buffers that it was made with, when the kernel has cut
+/// them: the settings of `sysctl`, with a space in between.
+pub(in crate::relay) fn cut_buffers(socket: &Socket, wanted: usize) -> Option<String> {
+    let receive = ("rmem_max", socket.recv_buffer_size());
+    let send = ("wmem_max", socket.send_buffer_size());
+    // The kernel doubles what is asked for, and tells that.
+    let is_cut = |size: io::Result<usize>| size.is_ok_and(|size| size / 2 < wanted);
+    let cut = [receive, send].into_iter().filter_map(|(name, size)| is_cut(size).then_some(name));
+    let settings: Vec<String> = cut.map(|name| format!("net.core.{name}={wanted}")).collect();
+    (!settings.is_empty()).then(|| settings.join(" "))
+}
+
 /// Whether the kernel sends datagrams of IPv4 with the DF bit when it is asked to.
 pub(in crate::relay) fn can_set_dont_fragment() -> bool {
     let any = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -189,6 +201,17 @@ mod tests {
         udp_listener(here, true, BUFFER).expect("a second worker's socket");
         let refused = udp_listener(here, false, BUFFER).expect_err("a second daemon");
         assert!(was_address_in_use(&refused) && !was_exhausted(&refused));
+    }
+
+    #[test]
+    fn buffers_that_the_kernel_cuts_are_told_with_what_to_set() {
+        let cut = |bytes| {
+            let socket = udp_listener(address("127.0.0.1:0"), false, bytes).expect("a listener");
+            cut_buffers(&socket, bytes)
+        };
+        assert_eq!(cut(64 << 10), None);
+        let settings = "net.core.rmem_max=1073741824 net.core.wmem_max=1073741824";
+        assert_eq!(cut(1 << 30).as_deref(), Some(settings));
     }
 
     #[test]
