@@ -2,18 +2,21 @@
 //!
 //! ```text
 //! obMatJos2 | gAAA or wAAA  | 27 characters: base64url of
-//! cookie    | feature bits  | time in seconds (4 bytes), HMAC-SHA256 (first 16 bytes)
+//! cookie    | feature bits  | time in seconds (4 bytes), SipHash-2-4 (16 bytes)
 //! ```
 //! 40 characters in all, so that a challenge stays small. The cookie and its 24 feature bits are
 //! those of RFC 8489, sections 9.2 and 18.1: bit 0 says that PASSWORD-ALGORITHMS was sent along,
 //! bit 1 that a client is to hide its name behind USERHASH. Whoever takes a bit away on the path
 //! makes a nonce that is not ours.
+//!
+//! SipHash is a MAC for short messages under a secret key (Aumasson and Bernstein, 2012), which is
+//! what a nonce needs: nobody else can make one. The key is drawn at the start and never leaves.
 
 use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use ring::hmac;
+use siphasher::sip128::SipHasher24;
 use subtle::ConstantTimeEq;
 
 use crate::credentials::Entropy;
@@ -45,7 +48,7 @@ pub(super) enum NonceState {
 
 /// Makes and checks nonces; shared by all workers.
 pub(super) struct Nonces {
-    key: hmac::Key,
+    mac: SipHasher24,
     life_secs: u32,
     prefix: [u8; PREFIX_BYTES],
 }
@@ -63,14 +66,14 @@ pub(super) fn offers_password_algorithms(nonce: &[u8]) -> bool {
 impl Nonces {
     /// `anonymity`: whether clients are asked to hide their names.
     pub(super) fn new(life_secs: u32, anonymity: bool, entropy: &mut Entropy) -> Self {
-        let mut secret = [0; 32];
-        entropy.fill(&mut secret);
+        let mut key = [0; 16];
+        entropy.fill(&mut key);
         let features = PASSWORD_ALGORITHMS | if anonymity { USERNAME_ANONYMITY } else { 0 };
         let mut prefix = [0; PREFIX_BYTES];
         prefix[..COOKIE.len()].copy_from_slice(COOKIE);
         let written = STANDARD_NO_PAD.encode_slice([features, 0, 0], &mut prefix[COOKIE.len()..]);
         debug_assert_eq!(written, Ok(PREFIX_BYTES - COOKIE.len()));
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), life_secs, prefix }
+        Self { mac: SipHasher24::new_with_key(&key), life_secs, prefix }
     }
 
     /// The nonce of `client` at `unix_secs`.
@@ -118,9 +121,6 @@ impl Nonces {
         };
         bound[4..20].copy_from_slice(&ip.octets());
         bound[20..].copy_from_slice(&client.port().to_be_bytes());
-        let tag = hmac::sign(&self.key, &bound);
-        let mut mac = [0; MAC_BYTES];
-        mac.copy_from_slice(&tag.as_ref()[..MAC_BYTES]);
-        mac
+        self.mac.hash(&bound).as_bytes()
     }
 }
