@@ -114,6 +114,8 @@ label! {
         SendBufferFull => "send_buffer_full",
         /// For another allocation of ours, whose worker or connection has too many waiting.
         MailboxFull => "mailbox_full",
+        /// Above a client's share of a worker that has more to do than it can.
+        Overload => "overload",
     }
 }
 
@@ -126,6 +128,16 @@ label! {
         OtherWorker => "other_worker",
         /// From or to a client over TCP or TLS.
         Stream => "stream",
+    }
+}
+
+label! {
+    /// A receive queue of the kernel, in front of the relay.
+    ReceiveQueue, "queue" {
+        /// That of a listener, which clients send to.
+        Client => "client",
+        /// That of an allocation, which peers send to.
+        Relay => "relay",
     }
 }
 
@@ -212,6 +224,9 @@ label! {
         TurnConnections => "turn_connections",
         /// `turn.limits.connections_per_address`.
         TurnConnectionsPerAddress => "turn_connections_per_address",
+        /// A worker had more to do than it can, and gave each client its share: once for each
+        /// twentieth of a second.
+        ClientShare => "client_share",
         /// `turn.limits.idle_secs`: a connection without an allocation said nothing.
         IdleTime => "idle_time",
         /// `turn.limits.half_message_secs`: a message began and did not end.

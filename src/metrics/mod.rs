@@ -19,8 +19,8 @@ use prometheus_client::registry::Registry;
 
 pub use heartbeat::{Heartbeat, Heartbeats};
 pub use labels::{
-    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, Refusal, Renewal, RunSwitch, Shortcut,
-    Status,
+    Code, Diagnosis, DropReason, Hello, Limit, Method, Path, ReceiveQueue, Refusal, Renewal,
+    RunSwitch, Shortcut, Status,
 };
 
 /// A counter with one writer: adding costs a load and a store, no bus lock.
@@ -46,6 +46,7 @@ pub struct WorkerMetrics {
     requests: Vec<Count>,
     refused: Vec<Count>,
     drops: Vec<Count>,
+    queue_drops: Vec<Count>,
     limits: Vec<Count>,
     shortcuts: Vec<Count>,
     /// Packets and bytes of payload relayed from clients to peers.
@@ -137,6 +138,7 @@ impl Default for WorkerMetrics {
             requests: counts(Method::ALL.len()),
             refused: counts(Method::ALL.len() * Code::ALL.len()),
             drops: counts(DropReason::ALL.len()),
+            queue_drops: counts(ReceiveQueue::ALL.len()),
             limits: counts(Limit::ALL.len()),
             shortcuts: counts(Shortcut::ALL.len()),
             to_peer: Traffic::default(),
@@ -167,6 +169,11 @@ impl WorkerMetrics {
     #[inline]
     pub fn dropped(&self, reason: DropReason) {
         self.drops[reason as usize].add(1);
+    }
+
+    /// Counts `packets` that the kernel dropped in front of us.
+    pub fn queue_dropped(&self, queue: ReceiveQueue, packets: u64) {
+        self.queue_drops[queue as usize].add(packets);
     }
 
     /// Counts a limit that bit.
@@ -208,6 +215,11 @@ impl WorkerMetrics {
     /// The packets that went by a shortcut so far.
     pub fn shortcuts(&self, between: Shortcut) -> u64 {
         self.shortcuts[between as usize].value()
+    }
+
+    /// The packets that the kernel dropped at `queue` so far.
+    pub fn queue_drops(&self, queue: ReceiveQueue) -> u64 {
+        self.queue_drops[queue as usize].value()
     }
 
     /// How often `limit` bit so far.
@@ -403,6 +415,11 @@ impl Scrape {
             .iter()
             .map(|&reason| ([(DropReason::KEY, reason.text())], m.sum(|w| w.drops(reason))));
         counters(out, "turn_dropped", "Packets dropped without an answer", drops)?;
+        let lost = ReceiveQueue::ALL
+            .iter()
+            .map(|&queue| ([(ReceiveQueue::KEY, queue.text())], m.sum(|w| w.queue_drops(queue))));
+        let help = "Packets that the kernel dropped before the relay read them";
+        counters(out, "receive_queue_drops", help, lost)?;
         let direction = |text| [("direction", text)];
         let packets = [
             (direction("to_peer"), m.sum(|w| w.to_peer.packets.value())),

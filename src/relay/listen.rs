@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use socket2::Socket;
 
-use super::sys::{share_port, udp_listener, was_address_in_use};
+use super::sys::{SocketOptions, share_port, udp_listener, was_address_in_use};
 use super::{Error, Options};
 
 /// The listening sockets of a relay that is about to start.
@@ -28,7 +28,7 @@ impl Listeners {
         let mut listeners =
             Self { addresses: Vec::new(), per_worker: (0..workers).map(|_| Vec::new()).collect() };
         for &asked in &options.listen {
-            listeners.bind_shared(canonical(asked), options.client_buffer_bytes)?;
+            listeners.bind_shared(canonical(asked), options.of_clients())?;
         }
         if workers > 1 {
             listeners.discard_early();
@@ -36,12 +36,12 @@ impl Listeners {
         Ok(listeners)
     }
 
-    fn bind_shared(&mut self, asked: SocketAddr, buffer_bytes: usize) -> Result<(), Error> {
+    fn bind_shared(&mut self, asked: SocketAddr, options: SocketOptions) -> Result<(), Error> {
         let failed = |error| Error::bind(asked, error);
         let mut address = asked;
         let workers = self.per_worker.len();
         for (index, sockets) in self.per_worker.iter_mut().enumerate() {
-            let socket = udp_listener(address, index > 0, buffer_bytes).map_err(failed)?;
+            let socket = udp_listener(address, index > 0, options).map_err(failed)?;
             if index == 0 {
                 let bound = socket.local_addr().map_err(failed)?;
                 address = bound.as_socket().map_or(asked, canonical);

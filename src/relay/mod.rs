@@ -14,6 +14,7 @@
 mod hop;
 mod listen;
 mod outbound;
+mod share;
 mod shared;
 mod stream;
 mod sys;
@@ -34,9 +35,8 @@ pub use shared::Handle;
 use shared::Inbox;
 use stream::Registry;
 pub use stream::{StreamLimits, Streams};
-pub use sys::Features;
-use sys::can_set_dont_fragment;
-pub use sys::raise_descriptor_limit;
+pub use sys::{Features, raise_descriptor_limit};
+use sys::{SocketOptions, can_set_dont_fragment, cut_buffers};
 use udp::Sockets;
 use worker::Worker;
 
@@ -72,6 +72,18 @@ impl Default for Options {
             streams: StreamLimits::default(),
             features: Features::ALL,
         }
+    }
+}
+
+impl Options {
+    /// What sockets that clients send to are made with.
+    const fn of_clients(&self) -> SocketOptions {
+        SocketOptions { buffer_bytes: self.client_buffer_bytes, features: self.features }
+    }
+
+    /// What sockets of allocations are made with.
+    const fn of_relays(&self) -> SocketOptions {
+        SocketOptions { buffer_bytes: self.relay_buffer_bytes, features: self.features }
     }
 }
 
@@ -125,21 +137,29 @@ impl Relay {
     /// # Errors
     /// An [`Error`] that names the address; nothing is left running then.
     pub fn start(
-        options: Options,
+        mut options: Options,
         shared: Arc<Shared>,
         metrics: &Arc<Metrics>,
         heartbeats: &Heartbeats,
         entropy: &mut Entropy,
     ) -> Result<Self, Error> {
+        options.features = options.features.available();
+        let relay_socket = options.of_relays();
         let Listeners { addresses, per_worker } = Listeners::bind(&options)?;
-        let features = options.features.available();
+        if let Some((socket, _)) = per_worker.iter().flatten().next()
+            && let Some(settings) = cut_buffers(socket, options.client_buffer_bytes)
+        {
+            tracing::warn!(
+                "the kernel cuts the buffers of the relay's sockets, which lose packets in bursts \
+                 then; run: sysctl -w {settings}"
+            );
+        }
         let mut inboxes = Vec::with_capacity(per_worker.len());
         let mut sockets = Vec::with_capacity(per_worker.len());
         for (worker, listeners) in per_worker.into_iter().enumerate() {
             let failed = |source| Error::Worker { worker, source };
             let inbox = Arc::new(Inbox::new().map_err(failed)?);
-            let (wake, buffer_bytes) = (inbox.wake.as_fd(), options.relay_buffer_bytes);
-            let watched = Sockets::new(wake, listeners, buffer_bytes, features);
+            let watched = Sockets::new(inbox.wake.as_fd(), listeners, relay_socket);
             sockets.push((watched.map_err(failed)?, Arc::clone(&inbox)));
             inboxes.push(inbox);
         }
@@ -153,8 +173,7 @@ impl Relay {
             registry,
             office: Arc::clone(&office),
             limits: options.streams,
-            features,
-            relay_buffer_bytes: options.relay_buffer_bytes,
+            relay_socket,
             entropy: Mutex::new(child(entropy)),
             spare_metrics: Mutex::default(),
         });
@@ -291,3 +310,6 @@ fn turn_options_for_tests() -> crate::turn::Options {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

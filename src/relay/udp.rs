@@ -3,13 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use socket2::Socket;
 
 use super::outbound::Queue;
+use super::share::{Change, Share};
 use super::sys::{
-    BATCH, Features, Poll, Segmenting, relay_socket, set_merging, was_address_in_use, was_exhausted,
+    BATCH, Features, Poll, Segmenting, SocketOptions, queue_drops, relay_socket, set_merging,
+    was_address_in_use, was_exhausted,
 };
+use crate::metrics::{Limit, ReceiveQueue, WorkerMetrics};
 use crate::turn::{BindFailure, HeldSocket, RelayId};
 
 /// What a socket is to its worker, packed into the number that epoll hands back.
@@ -51,13 +55,32 @@ pub(super) struct Port {
     pub(super) queue: Queue,
     segmenting: Segmenting,
     pub(super) merging: Merging,
+    losses: Losses,
+}
+
+/// What the kernel has told that a receive queue has lost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Losses(u32);
+
+impl Losses {
+    /// Learns how many datagrams the queue has lost in all, as `SO_RXQ_OVFL` tells it or
+    /// `SO_MEMINFO`; returns how many that are since it was last told.
+    pub(super) fn since(&mut self, told: u32) -> u32 {
+        let lost = told.wrapping_sub(self.0);
+        if lost > u32::MAX / 2 {
+            // A datagram that had waited was told of less than is known by now.
+            return 0;
+        }
+        self.0 = told;
+        lost
+    }
 }
 
 impl Port {
     fn new(socket: Socket, features: Features) -> Self {
         let (segmenting, merging) =
             (Segmenting::new(features.segment), Merging::new(features.merge));
-        Self { socket, queue: Queue::default(), segmenting, merging }
+        Self { socket, queue: Queue::default(), segmenting, merging, losses: Losses::default() }
     }
 
     /// The socket itself.
@@ -115,6 +138,8 @@ pub(super) struct ClientSocket {
     port: Port,
     local: SocketAddr,
     wildcard: bool,
+    /// What each client may send when all of them send too much.
+    pub(super) share: Share,
 }
 
 impl ClientSocket {
@@ -127,6 +152,24 @@ impl ClientSocket {
         let mut server = to.filter(|to| !to.ip().is_multicast())?;
         server.set_port(self.local.port());
         Some(server)
+    }
+
+    /// Does to the socket's filter what its shares ask for.
+    fn carry_out(&mut self, change: Change, metrics: &WorkerMetrics) {
+        let socket = &self.port.socket;
+        match change {
+            Change::None => {}
+            Change::Detach => {
+                // None is there when it is the worker that drops.
+                let _ = socket.detach_filter();
+            }
+            Change::Shed => {
+                metrics.limit(Limit::ClientShare);
+                if self.share.filter().is_some_and(|filter| filter.attach(socket).is_err()) {
+                    self.share.without_kernel();
+                }
+            }
+        }
     }
 
     fn serves(&self, server: SocketAddr) -> bool {
@@ -143,8 +186,7 @@ pub(super) struct Sockets {
     clients: Vec<ClientSocket>,
     /// Those of the allocations, each at the place of its number: the engine's numbers are dense.
     relays: Vec<Option<Port>>,
-    relay_buffer_bytes: usize,
-    features: Features,
+    relay_socket: SocketOptions,
 }
 
 impl Sockets {
@@ -155,30 +197,32 @@ impl Sockets {
     pub(super) fn new(
         wake: BorrowedFd<'_>,
         listeners: Vec<(Socket, SocketAddr)>,
-        relay_buffer_bytes: usize,
-        features: Features,
+        relay_socket: impl Into<SocketOptions>,
     ) -> io::Result<Self> {
+        let relay_socket = relay_socket.into();
+        let features = relay_socket.features;
         let poll = Poll::new(EVENTS)?;
         poll.add(wake, Token::Wake.number())?;
         let mut clients = Vec::with_capacity(listeners.len());
         for ((socket, local), index) in listeners.into_iter().zip(0..) {
             poll.add(socket.as_fd(), Token::Client(index).number())?;
             let (port, wildcard) = (Port::new(socket, features), local.ip().is_unspecified());
-            clients.push(ClientSocket { port, local, wildcard });
+            let share = Share::new(features.source_filter, Instant::now());
+            clients.push(ClientSocket { port, local, wildcard, share });
         }
-        Ok(Self { poll, clients, relays: Vec::new(), relay_buffer_bytes, features })
+        Ok(Self { poll, clients, relays: Vec::new(), relay_socket })
     }
 
     /// Binds the socket `relay` of an allocation.
     pub(super) fn bind(&mut self, relay: RelayId, local: SocketAddr) -> Result<(), BindFailure> {
-        let socket = open(local, self.relay_buffer_bytes)?;
+        let socket = open(local, self.relay_socket)?;
         self.watch(relay, socket)
     }
 
     /// Binds a socket that is held for a later allocation, here or at another worker. Nobody reads
     /// it until then; its receive buffer bounds what gathers.
     pub(super) fn reserve(&self, local: SocketAddr) -> Result<HeldSocket, BindFailure> {
-        open(local, self.relay_buffer_bytes).map(HeldSocket::new)
+        open(local, self.relay_socket).map(HeldSocket::new)
     }
 
     /// Takes a socket over that was held for the allocation of `relay`.
@@ -193,7 +237,7 @@ impl Sockets {
         if place >= self.relays.len() {
             self.relays.resize_with(place + 1, || None);
         }
-        self.relays[place] = Some(Port::new(socket, self.features));
+        self.relays[place] = Some(Port::new(socket, self.relay_socket.features));
         Ok(())
     }
 
@@ -204,9 +248,71 @@ impl Sockets {
         }
     }
 
+    /// Counts what the receive queue of `token` has lost, as `told`; returns how many that are.
+    pub(super) fn note_queue_drops(
+        &mut self,
+        token: Token,
+        told: Option<u32>,
+        metrics: &WorkerMetrics,
+    ) -> u32 {
+        let port = told.and_then(|_| self.port_mut(token));
+        let lost = told.zip(port).map_or(0, |(told, port)| port.losses.since(told));
+        if lost > 0 {
+            let is_relay = matches!(token, Token::Relay(_));
+            let queue = if is_relay { ReceiveQueue::Relay } else { ReceiveQueue::Client };
+            metrics.queue_dropped(queue, lost.into());
+        }
+        lost
+    }
+
+    /// Counts what a receive of `received` pieces from `token` says beside them, and gives clients
+    /// their shares when they send too much. `is_emptied`: there were no more.
+    pub(super) fn note_batch(
+        &mut self,
+        token: Token,
+        now: Instant,
+        (received, is_emptied): (usize, bool),
+        told: Option<u32>,
+        metrics: &WorkerMetrics,
+    ) {
+        let lost = self.note_queue_drops(token, told, metrics);
+        if let Token::Client(index) = token
+            && let Some(client) = self.clients.get_mut(index as usize)
+        {
+            client.share.batch(now, received, lost, is_emptied);
+            if client.share.is_due(now) {
+                self.end_window(index, now, metrics);
+            }
+        }
+    }
+
+    /// Whether some listener has more than its worker can bear.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.clients.iter().any(|client| client.share.is_busy())
+    }
+
+    /// Lets the shares of listeners know the time, also of those that hear nothing.
+    pub(super) fn tick(&mut self, now: Instant, metrics: &WorkerMetrics) {
+        for index in 0..self.clients.len() {
+            if self.clients[index].share.is_due(now) {
+                self.end_window(index as u32, now, metrics);
+            }
+        }
+    }
+
+    fn end_window(&mut self, index: u32, now: Instant, metrics: &WorkerMetrics) {
+        let token = Token::Client(index);
+        let told = self.port_mut(token).and_then(|port| queue_drops(port.fd()));
+        let lost = self.note_queue_drops(token, told, metrics);
+        if let Some(client) = self.clients.get_mut(index as usize) {
+            let change = client.share.tick(now, lost);
+            client.carry_out(change, metrics);
+        }
+    }
+
     /// The listener of that index.
-    pub(super) fn client(&self, index: u32) -> Option<&ClientSocket> {
-        self.clients.get(index as usize)
+    pub(super) fn client_mut(&mut self, index: u32) -> Option<&mut ClientSocket> {
+        self.clients.get_mut(index as usize)
     }
 
     /// The socket that `token` stands for, with what is known about it.
@@ -237,8 +343,8 @@ const EVENTS: usize = 256;
 const EARLY_MAX: usize = 16_384;
 
 /// A bound socket for an allocation.
-pub(super) fn open(local: SocketAddr, buffer_bytes: usize) -> Result<Socket, BindFailure> {
-    relay_socket(local, buffer_bytes).map_err(bind_failure)
+pub(super) fn open(local: SocketAddr, options: SocketOptions) -> Result<Socket, BindFailure> {
+    relay_socket(local, options).map_err(bind_failure)
 }
 
 /// A socket that [`open`] made and that was held until now.
@@ -282,7 +388,7 @@ mod tests {
     #[test]
     fn bind_failures_are_told_apart() {
         let wake = Wake::new().expect("an eventfd");
-        let sockets = Sockets::new(wake.as_fd(), Vec::new(), 1 << 16, Features::ALL);
+        let sockets = Sockets::new(wake.as_fd(), Vec::new(), 1 << 16);
         let mut sockets = sockets.expect("sockets");
         // An address of this test alone: nobody takes the port in between.
         let taken = UdpSocket::bind("127.0.0.81:0").expect("a socket");

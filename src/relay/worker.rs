@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::hop::Courier;
 use super::outbound::{Marks, Outbound, Pieces, Sent};
+use super::share::WINDOW;
 use super::shared::{Commands, Inbox};
 use super::sys::{Event, Received, RecvBatch, SocketError, drain_errors};
 use super::udp::{Sockets, Token};
@@ -93,6 +94,7 @@ impl Running {
         let events = self.sleep()?;
         self.now = Now::read();
         self.worker.heartbeat.beat(self.now.instant);
+        self.worker.sockets.tick(self.now.instant, &self.worker.metrics);
         for index in 0..events {
             let event = self.worker.sockets.poll.event(index);
             match Token::from_number(event.token) {
@@ -116,7 +118,8 @@ impl Running {
 
     /// How long there is nothing to do but to beat.
     fn timeout(&self) -> Duration {
-        self.due().map_or(BEAT, |due| due.saturating_duration_since(Instant::now()).min(BEAT))
+        let longest = if self.worker.sockets.is_overloaded() { WINDOW } else { BEAT };
+        self.due().map_or(longest, |due| due.saturating_duration_since(Instant::now()).min(longest))
     }
 
     /// When the engine wants to be told the time.
@@ -176,6 +179,7 @@ impl Running {
             let count = match self.received.recv_some(socket, most) {
                 Ok(count) => count,
                 Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.note_batch(token, 0, true);
                     return self.tell_errors();
                 }
                 // An error of an earlier datagram, not of this call; what is there is read by the
@@ -185,6 +189,7 @@ impl Running {
                     continue;
                 }
             };
+            self.note_batch(token, count, count < most);
             let mut merged = 0;
             for index in 0..count {
                 merged += usize::from(self.handle(token, index));
@@ -201,6 +206,13 @@ impl Running {
             }
             self.now = Now::read();
         }
+    }
+
+    /// What a receive says beside its datagrams.
+    fn note_batch(&mut self, token: Token, count: usize, is_emptied: bool) {
+        let (told, now) = (self.received.queue_drops(), self.now.instant);
+        let Worker { sockets, metrics, .. } = &mut self.worker;
+        sockets.note_batch(token, now, (count, is_emptied), told, metrics);
     }
 
     /// Handles what came in slot `index`; whether it was merged.
@@ -224,13 +236,15 @@ impl Running {
     }
 
     fn handle_client(&mut self, client: u32, index: usize, received: Received) {
-        let listener = self.worker.sockets.client(client);
-        let Some(server) = listener.and_then(|listener| listener.server(received.to)) else {
-            for _ in 0..received.datagrams() {
-                self.worker.metrics.dropped(DropReason::Unexpected);
-            }
-            return;
+        let listener = self.worker.sockets.client_mut(client);
+        let server = listener.and_then(|listener| Some((listener.server(received.to)?, listener)));
+        let Some((server, listener)) = server else {
+            return self.dropped(DropReason::Unexpected, received);
         };
+        let first = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
+        if !listener.share.admits(received.from, first) {
+            return self.dropped(DropReason::Overload, received);
+        }
         let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
         if received.is_merged() {
             return self.handle_client_run(five_tuple, index, received);
@@ -244,6 +258,12 @@ impl Running {
         if let Some(verdict) = verdict {
             let slot = Slot { index, offset: 0, count: 1, stride: 0 };
             self.obey_verdict(verdict, slot, received.traffic_class);
+        }
+    }
+
+    fn dropped(&self, reason: DropReason, received: Received) {
+        for _ in 0..received.datagrams() {
+            self.worker.metrics.dropped(reason);
         }
     }
 
@@ -385,8 +405,7 @@ impl Running {
                     }
                     Action::Connect { .. } | Action::Abandon { .. } | Action::Splice { .. } => {}
                     Action::Close { relay } => {
-                        // What was relayed before the end still leaves; what goes elsewhere waits
-                        // for the rest of the round.
+                        // What was relayed before the end still leaves.
                         if self.outbound.waits_for(relay) {
                             self.flush();
                         }
@@ -490,144 +509,4 @@ const CLIENT_BATCHES: usize = 4;
 const RUN: usize = 4;
 
 #[cfg(test)]
-mod tests {
-    use super::super::hop::Office;
-    use super::super::listen::Listeners;
-    use super::super::shared::Handle;
-    use super::super::sys::BATCH;
-    use super::super::{Features, Options, turn_options_for_tests};
-    use super::*;
-    use crate::credentials::{Entropy, Grants};
-    use crate::metrics::Heartbeats;
-    use crate::telemetry::Secret;
-    use crate::turn::Shared;
-    use std::net::{SocketAddr, UdpSocket};
-    use std::os::fd::AsFd;
-
-    /// Panics when a datagram of a test asks for it.
-    pub(super) fn may_panic(run: &[u8]) {
-        assert!(!run.windows(PANIC.len()).any(|found| found == PANIC), "a panic of a test");
-    }
-
-    const PANIC: &[u8] = b"a panic, please";
-
-    /// A worker that does one round at a time, and where it listens.
-    fn worker() -> (Running, SocketAddr) {
-        let listen = vec!["127.0.0.1:0".parse().expect("a test address")];
-        let options = Options { listen, ..Options::default() };
-        let mut listeners = Listeners::bind(&options).expect("a listener");
-        let inbox = Arc::new(Inbox::new().expect("an inbox"));
-        let own = listeners.per_worker.remove(0);
-        let sockets = Sockets::new(inbox.wake.as_fd(), own, 1 << 20, Features::ALL);
-        let sockets = sockets.expect("sockets");
-        let mut entropy = Entropy::from_seed([1; 32]);
-        let grants = Arc::new(Grants::new(Secret::new([2; 32])));
-        let engine = Arc::new(turn_options_for_tests());
-        let shared = Arc::new(Shared::new(engine, grants, &mut entropy));
-        let metrics = Arc::new(WorkerMetrics::default());
-        let courier = Office::new(&[Arc::clone(&inbox)], 0).worker(0);
-        let engine = Server::new(shared, Arc::clone(&metrics), entropy).named(courier.engine());
-        let heartbeat = Heartbeats::default().add("relay-0", Instant::now());
-        let worker = Worker { engine, sockets, inbox, courier, metrics, heartbeat };
-        (Running::new(worker), listeners.addresses[0])
-    }
-
-    fn binding_is_answered(running: &mut Running, server: SocketAddr) {
-        let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
-        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a deadline");
-        let mut request = [7; 20];
-        request[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
-        client.send_to(&request, server).expect("a request");
-        running.round().expect("a round");
-        let (len, from) = client.recv_from(&mut [0; 64]).expect("an answer");
-        assert_eq!((len, from), (32, server));
-    }
-
-    #[test]
-    fn a_panic_is_counted_and_ends_nothing() {
-        let (mut running, server) = worker();
-        assert!(!running.ask(|_, _, _| panic!("a panic of a test")));
-        assert_eq!(running.worker.metrics.panics.value(), 1);
-        binding_is_answered(&mut running, server);
-        assert!(running.ask(|_, _, _| ()));
-        assert_eq!(running.worker.metrics.panics.value(), 1);
-    }
-
-    #[test]
-    fn what_the_engine_asked_for_before_a_panic_is_carried_out() {
-        let (mut running, _) = worker();
-        // An address of this test alone: nobody takes the port in between.
-        let free = UdpSocket::bind("127.0.0.82:0").expect("a socket").local_addr();
-        let (relay, local) = (RelayId(7), free.expect("an address"));
-        running.ask(|_, _, actions| {
-            actions.push(Action::Bind { relay, local });
-            panic!("a panic of a test");
-        });
-        assert!(running.worker.sockets.port_mut(Token::Relay(7)).is_some());
-        running.ask(|_, _, actions| {
-            actions.push(Action::Close { relay });
-            panic!("a panic of a test");
-        });
-        assert!(running.worker.sockets.port_mut(Token::Relay(7)).is_none());
-        UdpSocket::bind(local).expect("the port is free again");
-    }
-
-    #[test]
-    fn a_listener_gets_no_more_than_its_share_of_a_round() {
-        let (mut running, server) = worker();
-        let flooder = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        for _ in 0..600 {
-            flooder.send_to(b"\xffrubbish", server).expect("a send");
-        }
-        let handled = |running: &Running| running.worker.metrics.drops(DropReason::Malformed);
-        let share = (CLIENT_BATCHES * BATCH) as u64;
-        for round in 1..=2 {
-            running.round().expect("a round");
-            assert_eq!(handled(&running), round * share);
-        }
-        running.round().expect("a round");
-        assert_eq!(handled(&running), 600);
-    }
-
-    #[test]
-    fn too_many_revocations_end_everything_and_are_counted() {
-        let (mut running, server) = worker();
-        let handle = Handle::new(vec![Arc::clone(&running.worker.inbox)], Arc::default());
-        handle.revoke("a grant");
-        running.round().expect("a round");
-        assert_eq!(running.worker.metrics.limits(Limit::Revocations), 0);
-        for _ in 0..=super::super::shared::REVOKED_MAX {
-            handle.revoke("a grant");
-        }
-        running.round().expect("a round");
-        assert_eq!(running.worker.metrics.limits(Limit::Revocations), 1);
-        binding_is_answered(&mut running, server);
-        handle.stop();
-        running.round().expect("a round");
-        assert!(running.stop);
-    }
-
-    #[test]
-    fn a_panic_in_a_run_costs_only_the_datagram_that_it_came_of() {
-        use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
-        use std::os::fd::AsRawFd;
-        let (mut running, server) = worker();
-        let port = running.worker.sockets.port_mut(Token::Client(0)).expect("the listener");
-        assert!(port.learn(16, 0, true), "UDP_GRO");
-        let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
-        let mut run = [0xFF; 5 * 20];
-        run[2 * 20..2 * 20 + PANIC.len()].copy_from_slice(PANIC);
-        let (slices, segment) = ([std::io::IoSlice::new(&run)], 20u16);
-        let control = [ControlMessage::UdpGsoSegments(&segment)];
-        let to = SockaddrStorage::from(server);
-        let sent = sendmsg(client.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to));
-        assert_eq!(sent, Ok(100));
-        running.round().expect("a round");
-        let metrics = &running.worker.metrics;
-        assert_eq!((metrics.merged.runs.value(), metrics.merged.packets.value()), (1, 5));
-        // Once for all of them, once for the one alone.
-        assert_eq!(metrics.panics.value(), 2);
-        assert_eq!(metrics.drops(DropReason::Malformed), 4);
-        binding_is_answered(&mut running, server);
-    }
-}
+mod tests;

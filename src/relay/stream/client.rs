@@ -13,14 +13,14 @@ use tokio::net::TcpStream;
 use super::super::hop::Courier;
 use super::super::outbound::{self, Sent};
 use super::super::shared::Commands;
-use super::super::sys::{Datagram, RecvBatch, Run, SendBatch, SocketError};
+use super::super::sys::{Datagram, RecvBatch, Run, SendBatch, SocketError, SocketOptions};
 use super::super::udp::open;
 use super::super::worker::guard;
 use super::outbox::Outbox;
 use super::peers::{News, Peers};
 use super::relays::{RELAYS_MAX, Relays};
 use super::{Lease, Streams};
-use crate::metrics::{DropReason, Limit, WorkerMetrics};
+use crate::metrics::{DropReason, Limit, ReceiveQueue, WorkerMetrics};
 use crate::net::Now;
 use crate::stun::{DecodeError, Messages};
 use crate::turn::{
@@ -46,7 +46,7 @@ pub(super) struct Client {
     relays: Relays,
     /// There from the first TCP allocation until the last one ends.
     peers: Option<Peers>,
-    relay_buffer_bytes: usize,
+    relay_socket: SocketOptions,
     actions: Actions,
     lease: Lease,
 }
@@ -57,7 +57,7 @@ impl Client {
         (engine, courier): (Server, Courier),
         outbox: Outbox,
         lease: Lease,
-        relay_buffer_bytes: usize,
+        relay_socket: SocketOptions,
     ) -> Self {
         let now = Now::read();
         Self {
@@ -69,9 +69,9 @@ impl Client {
             released: now.instant,
             is_overrun: false,
             bound: None,
-            relays: Relays::new(lease.streams.features),
+            relays: Relays::new(relay_socket),
             peers: None,
-            relay_buffer_bytes,
+            relay_socket,
             actions: Actions::new(),
             lease,
         }
@@ -159,6 +159,8 @@ impl Client {
                 let batch = self.relays.receive(index, cx, received, &mut errors);
                 let Poll::Ready((relay, count)) = batch else { continue };
                 is_busy = true;
+                let lost = self.relays.lost(index, received.queue_drops());
+                self.lease.metrics.queue_dropped(ReceiveQueue::Relay, lost.into());
                 for index in 0..count {
                     self.handle_peer(relay, index, received);
                 }
@@ -331,7 +333,7 @@ impl Client {
                         }
                     }
                     Action::Bind { relay, local } => {
-                        let result = self.relays.bind(relay, local, self.relay_buffer_bytes);
+                        let result = self.relays.bind(relay, local);
                         self.bound(relay, result);
                     }
                     Action::Adopt { relay, socket } => {
@@ -341,7 +343,7 @@ impl Client {
                     Action::Reserve { relay, local } => {
                         // Nobody reads it until it is adopted; its receive buffer bounds what
                         // gathers.
-                        let result = open(local, self.relay_buffer_bytes).map(HeldSocket::new);
+                        let result = open(local, self.relay_socket).map(HeldSocket::new);
                         let Self { engine, actions, now, .. } = self;
                         engine.reserved(*now, relay, result, actions);
                     }

@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::hop::Office;
-use super::sys::Features;
+use super::sys::SocketOptions;
 use super::worker::guard;
 use crate::credentials::Entropy;
 use crate::edge;
@@ -79,8 +79,7 @@ pub struct Streams {
     pub(super) registry: Arc<Registry>,
     pub(super) office: Arc<Office>,
     pub(super) limits: StreamLimits,
-    pub(super) features: Features,
-    pub(super) relay_buffer_bytes: usize,
+    pub(super) relay_socket: SocketOptions,
     pub(super) entropy: Mutex<Entropy>,
     /// Counters that nobody writes to now. They are counted on by the next connection, so that
     /// there are as many as there were connections at a time.
@@ -106,8 +105,7 @@ impl Streams {
         let engine = Server::new(Arc::clone(&self.shared), Arc::clone(&metrics), entropy);
         let engine = engine.named(courier.engine());
         let outbox = Outbox::new(self.limits.write_queue_bytes, peer.tls);
-        let client =
-            Client::new(five_tuple, (engine, courier), outbox, lease, self.relay_buffer_bytes);
+        let client = Client::new(five_tuple, (engine, courier), outbox, lease, self.relay_socket);
         let mut connection = Connection::new(client, stream, seat, self.limits);
         let end = poll_fn(|cx| {
             // As in a worker; but only this client's allocation is lost.

@@ -11,16 +11,16 @@ use std::task::{Context, Poll, ready};
 use socket2::Socket;
 
 use super::super::sys::{
-    BATCH, Features, RecvBatch, Segmenting, SocketError, Watched, drain_errors,
+    BATCH, RecvBatch, Segmenting, SocketError, SocketOptions, Watched, drain_errors,
 };
-use super::super::udp::{bind_failure, open, taken_over};
+use super::super::udp::{Losses, bind_failure, open, taken_over};
 use crate::turn::{BindFailure, HeldSocket, RelayId};
 
 /// The sockets; none without an allocation over UDP.
 #[derive(Debug)]
 pub(super) struct Relays {
     open: Vec<Relay>,
-    features: Features,
+    options: SocketOptions,
 }
 
 /// One socket, and what it has learned.
@@ -29,11 +29,12 @@ struct Relay {
     id: RelayId,
     watched: Watched,
     segmenting: Segmenting,
+    losses: Losses,
 }
 
 impl Relays {
-    pub(super) const fn new(features: Features) -> Self {
-        Self { open: Vec::new(), features }
+    pub(super) const fn new(options: SocketOptions) -> Self {
+        Self { open: Vec::new(), options }
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -41,13 +42,8 @@ impl Relays {
     }
 
     /// Binds the socket `relay` of an allocation.
-    pub(super) fn bind(
-        &mut self,
-        relay: RelayId,
-        local: SocketAddr,
-        buffer_bytes: usize,
-    ) -> Result<(), BindFailure> {
-        self.watch(relay, open(local, buffer_bytes)?)
+    pub(super) fn bind(&mut self, relay: RelayId, local: SocketAddr) -> Result<(), BindFailure> {
+        self.watch(relay, open(local, self.options)?)
     }
 
     /// Takes a socket over that was held for the allocation of `relay`.
@@ -98,10 +94,17 @@ impl Relays {
         Poll::Ready((*id, count))
     }
 
+    /// How many datagrams the queue of socket `index` has lost since that was last asked, now that
+    /// the kernel has told of so many in all.
+    pub(super) fn lost(&mut self, index: usize, told: Option<u32>) -> u32 {
+        let open = told.zip(self.open.get_mut(index));
+        open.map_or(0, |(told, open)| open.losses.since(told))
+    }
+
     fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
         let watched = Watched::new(socket).map_err(bind_failure)?;
-        let segmenting = Segmenting::new(self.features.segment);
-        self.open.push(Relay { id: relay, watched, segmenting });
+        let segmenting = Segmenting::new(self.options.features.segment);
+        self.open.push(Relay { id: relay, watched, segmenting, losses: Losses::default() });
         Ok(())
     }
 }

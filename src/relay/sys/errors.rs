@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use super::address::Address;
+use super::calls::{Call, made};
 use crate::turn::Icmp;
 
 /// An ICMP error about a datagram of ours.
@@ -50,6 +51,7 @@ fn read_error(socket: BorrowedFd<'_>) -> Option<Option<SocketError>> {
     header.msg_control = (&raw mut control).cast();
     header.msg_controllen = CONTROL;
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    made(Call::Other);
     // SAFETY: name and control buffer are live and of the lengths said; there is no payload
     // buffer, so nothing of the datagram itself is written.
     let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };

@@ -8,11 +8,14 @@
 #![allow(unsafe_code)]
 
 mod address;
+mod calls;
 mod control;
 mod errors;
 mod features;
+mod filter;
 mod limits;
 mod poll;
+mod queue;
 mod recv;
 mod segmenting;
 mod send;
@@ -20,16 +23,23 @@ mod socket;
 mod tcp;
 mod watch;
 
+#[cfg(test)]
+pub(super) use calls::count as count_calls;
 pub(super) use errors::{SocketError, drain_errors};
 pub use features::Features;
+pub(super) use features::SocketOptions;
+pub(super) use filter::{BUCKETS, Filter, PARTS, Salt, is_request};
 pub use limits::raise_descriptor_limit;
 pub(super) use poll::{Event, Poll, Wake};
+pub(super) use queue::queue_drops;
 pub(super) use recv::{Received, RecvBatch};
 pub(super) use segmenting::Segmenting;
 pub(super) use send::{Datagram, Outcome, Run, SendBatch, send_alone};
+#[cfg(test)]
+pub(super) use socket::set_segment;
 pub(super) use socket::{
-    can_set_dont_fragment, relay_socket, set_dont_fragment, set_merging, share_port, udp_listener,
-    was_address_in_use, was_exhausted,
+    can_set_dont_fragment, cut_buffers, relay_socket, set_dont_fragment, set_merging, share_port,
+    udp_listener, was_address_in_use, was_exhausted,
 };
 pub(super) use tcp::{tcp_relay_listener, tcp_relay_socket};
 pub(super) use watch::Watched;

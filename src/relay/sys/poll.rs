@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use super::calls::{Call, made};
+
 /// One socket that has something for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::relay) struct Event {
@@ -61,6 +63,7 @@ impl Poll {
         let rounded_up = timeout + Duration::from_nanos(999_999);
         let timeout_ms = i32::try_from(rounded_up.as_millis()).unwrap_or(i32::MAX);
         let events_max = i32::try_from(self.events.len()).unwrap_or(i32::MAX);
+        made(Call::Wait);
         // SAFETY: the kernel writes at most as many events as the slice is long.
         let count = unsafe {
             let events = self.events.as_mut_ptr();

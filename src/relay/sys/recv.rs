@@ -9,6 +9,7 @@ use std::ptr::{NonNull, slice_from_raw_parts_mut};
 
 use super::BATCH;
 use super::address::{Address, canonical_v6};
+use super::calls::{Call, made};
 use crate::turn::{HEADROOM, TAILROOM};
 
 /// Where a datagram came from and where it was sent to.
@@ -113,6 +114,7 @@ impl RecvBatch {
             header.msg_controllen = CONTROL as _;
             header.msg_flags = 0;
         }
+        made(Call::Receive);
         // SAFETY: BATCH headers are live, and each points to a name, an iovec, a slot and a
         // control buffer of the lengths it says, owned by this batch and borrowed by nobody.
         let count = unsafe {
@@ -136,10 +138,20 @@ impl RecvBatch {
             return None;
         }
         let len = usize::try_from(header.msg_len).ok().filter(|len| *len <= PAYLOAD_MAX)?;
-        let Told { to, traffic_class, segment } = Told::read(&header.msg_hdr);
+        let Told { to, traffic_class, segment, .. } = Told::read(&header.msg_hdr);
         // Zero is said by nobody, and means what is said of one alone.
         let segment = if (1..len).contains(&segment) { segment } else { len };
         Some(Received { from: name.read()?, to, traffic_class, len, segment })
+    }
+
+    /// How many datagrams the socket of the last call has lost in all, when the last datagram that
+    /// it gave was queued: the kernel counts to 2^32 and begins again, and says nothing before
+    /// the first.
+    pub(in crate::relay) fn queue_drops(&self) -> Option<u32> {
+        let last = self.used.checked_sub(1).filter(|last| *last < BATCH)?;
+        // SAFETY: `last` is within the array, and `&self` means that nobody writes to it.
+        let header = unsafe { &*self.header(last).as_ptr() };
+        Told::read(&header.msg_hdr).queue_drops
     }
 
     /// The slot of datagram `index` up to `len` bytes of payload: headroom, payload, tailroom.
@@ -185,7 +197,7 @@ impl Drop for RecvBatch {
 }
 
 /// Room for the control messages that we ask for: `in6_pktinfo`, which is the larger one, the
-/// traffic class, and the size of merged datagrams.
+/// traffic class, the size of merged datagrams, and what the queue has lost.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -199,6 +211,8 @@ struct Told {
     traffic_class: u8,
     /// Bytes of each datagram in a merged one, else 0.
     segment: usize,
+    /// `SO_RXQ_OVFL`.
+    queue_drops: Option<u32>,
 }
 
 impl Told {
@@ -233,6 +247,9 @@ impl Told {
                         let bytes = value.cast::<i32>().read_unaligned();
                         told.segment = usize::try_from(bytes).unwrap_or(0);
                     }
+                    (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                        told.queue_drops = Some(value.cast::<u32>().read_unaligned());
+                    }
                     _ => {}
                 }
                 control = libc::CMSG_NXTHDR(header, control);
@@ -264,7 +281,7 @@ const _: () = assert!(HEADROOM + PAYLOAD_MAX + TAILROOM <= SLOT);
 // SAFETY: the macro computes with its argument only.
 const CONTROL: usize = unsafe {
     libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32)
-        + 2 * libc::CMSG_SPACE(size_of::<i32>() as u32)
+        + 3 * libc::CMSG_SPACE(size_of::<i32>() as u32)
 } as usize;
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::ptr::null_mut;
 
 use super::BATCH;
 use super::address::Address;
+use super::calls::{Call, made};
 use super::control::Control;
 use super::errors::{SocketError, drain_errors};
 use super::segmenting::Segmenting;
@@ -396,6 +397,7 @@ impl SendBatch {
 
     /// Hands messages to the kernel by the cheapest call; how many it took.
     fn transmit(&mut self, socket: BorrowedFd<'_>, range: Range<usize>) -> io::Result<usize> {
+        made(Call::Send);
         let (fd, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
         let only = range.len() == 1;
         let message = &self.messages[range.start];

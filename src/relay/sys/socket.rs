@@ -6,6 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::calls::{Call, made};
+use super::features::{SocketOptions, ask};
+
 /// A socket that clients send to, bound to `address`. The first one of a port binds alone, which
 /// refuses a second daemon; the others join it once [`share_port`] has opened it to them.
 ///
@@ -14,9 +17,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub(in crate::relay) fn udp_listener(
     address: SocketAddr,
     joins: bool,
-    buffer_bytes: usize,
+    options: impl Into<SocketOptions>,
 ) -> io::Result<Socket> {
-    let socket = unbound(address, buffer_bytes, libc::IP_PMTUDISC_DONT)?;
+    let socket = unbound(address, options.into(), libc::IP_PMTUDISC_DONT)?;
     if address.ip().is_unspecified() {
         let (level, name) = match address {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -44,15 +47,33 @@ pub(in crate::relay) fn share_port(first: &Socket) -> io::Result<()> {
 ///
 /// # Errors
 /// What the failing system call said.
-pub(in crate::relay) fn relay_socket(local: SocketAddr, buffer_bytes: usize) -> io::Result<Socket> {
-    let socket = unbound(local, buffer_bytes, FRAGMENT)?;
+pub(in crate::relay) fn relay_socket(
+    local: SocketAddr,
+    options: impl Into<SocketOptions>,
+) -> io::Result<Socket> {
+    let options = options.into();
+    let never = libc::IP_PMTUDISC_DONT;
+    let fragmentation = if options.features.dont_fragment { FRAGMENT } else { never };
+    let socket = unbound(local, options, fragmentation)?;
     let (level, name) = match local {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
-    set_option(socket.as_fd(), level, name, 1)?;
+    ask(socket.as_fd(), options.features.icmp_errors, level, name);
     socket.bind(&local.into())?;
     Ok(socket)
+}
+
+/// What to set for `socket` to have the buffers that it was made with, when the kernel has cut
+/// them: the settings of `sysctl`, with a space in between.
+pub(in crate::relay) fn cut_buffers(socket: &Socket, wanted: usize) -> Option<String> {
+    let receive = ("rmem_max", socket.recv_buffer_size());
+    let send = ("wmem_max", socket.send_buffer_size());
+    // The kernel doubles what is asked for, and tells that.
+    let is_cut = |size: io::Result<usize>| size.is_ok_and(|size| size / 2 < wanted);
+    let cut = [receive, send].into_iter().filter_map(|(name, size)| is_cut(size).then_some(name));
+    let settings: Vec<String> = cut.map(|name| format!("net.core.{name}={wanted}")).collect();
+    (!settings.is_empty()).then(|| settings.join(" "))
 }
 
 /// Whether the kernel sends datagrams of IPv4 with the DF bit when it is asked to.
@@ -85,13 +106,13 @@ pub(in crate::relay) fn set_merging(socket: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel does not know how.
-pub(super) fn set_segment(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
+pub(in crate::relay) fn set_segment(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, i32::from(bytes))
 }
 
 /// The DF bit is clear, and what some router says about a path is told to the client who set it
 /// ("fragmentation needed") without being believed by the kernel, which sends for others, too.
-const FRAGMENT: i32 = libc::IP_PMTUDISC_OMIT;
+pub(super) const FRAGMENT: i32 = libc::IP_PMTUDISC_OMIT;
 
 /// Whether binding failed because somebody else has the port.
 pub(in crate::relay) fn was_address_in_use(error: &io::Error) -> bool {
@@ -106,7 +127,7 @@ pub(in crate::relay) fn was_exhausted(error: &io::Error) -> bool {
 
 /// A socket that fragments what it sends over IPv4 as `fragmentation` says. Each option is a system
 /// call of its own, so none is set twice.
-fn unbound(address: SocketAddr, buffer_bytes: usize, fragmentation: i32) -> io::Result<Socket> {
+fn unbound(address: SocketAddr, options: SocketOptions, fragmentation: i32) -> io::Result<Socket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
     if address.is_ipv6() {
@@ -120,7 +141,9 @@ fn unbound(address: SocketAddr, buffer_bytes: usize, fragmentation: i32) -> io::
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVTOS),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
     };
-    set_option(socket.as_fd(), level, name, 1)?;
+    let SocketOptions { buffer_bytes, features } = options;
+    ask(socket.as_fd(), features.traffic_class, level, name);
+    ask(socket.as_fd(), features.queue_drops, libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
     // The kernel cuts what exceeds its own maximum, and never refuses.
     socket.set_recv_buffer_size(buffer_bytes)?;
     socket.set_send_buffer_size(buffer_bytes)?;
@@ -134,6 +157,7 @@ pub(super) fn set_option(
     value: i32,
 ) -> io::Result<()> {
     let len = size_of::<i32>() as libc::socklen_t;
+    made(Call::Other);
     // SAFETY: the pointer is to a live i32 of the length said, which the call only reads.
     let result = unsafe {
         let value = (&raw const value).cast();
@@ -177,6 +201,17 @@ mod tests {
         udp_listener(here, true, BUFFER).expect("a second worker's socket");
         let refused = udp_listener(here, false, BUFFER).expect_err("a second daemon");
         assert!(was_address_in_use(&refused) && !was_exhausted(&refused));
+    }
+
+    #[test]
+    fn buffers_that_the_kernel_cuts_are_told_with_what_to_set() {
+        let cut = |bytes| {
+            let socket = udp_listener(address("127.0.0.1:0"), false, bytes).expect("a listener");
+            cut_buffers(&socket, bytes)
+        };
+        assert_eq!(cut(64 << 10), None);
+        let settings = "net.core.rmem_max=1073741824 net.core.wmem_max=1073741824";
+        assert_eq!(cut(1 << 30).as_deref(), Some(settings));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod addresses;
 pub(crate) mod client;
 mod headers;
+mod old_kernels;
 mod runs;
 mod shortcut;
 

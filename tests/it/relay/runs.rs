@@ -167,7 +167,7 @@ fn runs_arrive_whole_and_in_order_both_ways() {
 #[test]
 fn without_the_kernels_help_everything_arrives_one_by_one() {
     for (merge, segment) in [(false, false), (true, false), (false, true)] {
-        let mut ends = Ends::start("127.0.0.1:0", Features { merge, segment });
+        let mut ends = Ends::start("127.0.0.1:0", Features { merge, segment, ..Features::ALL });
         ends.indications(4);
         ends.client.bind_channel(CHANNEL, ends.to).expect("a channel");
         ends.channels(12);

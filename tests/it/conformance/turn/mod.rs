@@ -8,6 +8,7 @@ mod families;
 mod general;
 mod peers;
 mod permissions;
+mod rebound;
 mod refresh;
 mod reservations;
 mod send;
@@ -16,7 +17,7 @@ mod streams;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::client::{Client, Server, Wire};
+use super::client::{CONFIG, Client, Server, Wire};
 use super::wire::{
     CHANNEL_BIND, CHANNEL_NUMBER, CREATE_PERMISSION, DATA, DATA_INDICATION, INDICATION, In, Out,
     SEND, SUCCESS, XOR_PEER_ADDRESS, XOR_RELAYED_ADDRESS,

@@ -1,0 +1,403 @@
+//! What a listener does when more arrives than its worker can bear.
+//!
+//! Left alone the kernel's queue is full then, and whatever finds it full is lost: requests and
+//! the packets of quiet clients like those of the loudest. So while a listener's queue overflows
+//! and its worker never gets to the end of it, each client has a bounded share of what the worker
+//! can do, and what a client sends beyond it is dropped before the queue, by a filter in the
+//! kernel ([`Filter`]), at no cost to the worker; requests are spared. Where the kernel has no
+//! filters the worker itself drops, before anything is looked up or sent, at most half of what it
+//! has read: reading costs something, too.
+//!
+//! Nothing is kept per client. Each [`WINDOW`] the arrivals are counted in buckets by a hash of
+//! their source with a salt of its own, and the salt of the next window is another: who shares a
+//! bucket with a loud client does so for a window.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::sys::{BUCKETS, Filter, PARTS, Salt, is_request};
+
+/// The shares of one listener's clients.
+pub(super) struct Share {
+    phase: Phase,
+    /// When this window began.
+    since: Instant,
+    window: Window,
+    /// What is dropped in this window.
+    filter: Filter,
+    /// Whether the kernel can do so.
+    in_kernel: bool,
+    /// What the worker can receive and handle, in datagrams a second.
+    able: f64,
+    /// The state of a xorshift generator, which guards nothing: who could foresee it would know
+    /// which of his packets are lost.
+    random: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// All is well: nothing is counted.
+    Quiet,
+    /// The worker does not get to the end of the queue: who sends how much?
+    Watching,
+    /// The filter drops.
+    Shedding,
+}
+
+/// What one window saw.
+struct Window {
+    salt: Salt,
+    /// What arrived or would have, by bucket of `salt`; as multiples of [`UNIT`].
+    arrivals: Box<[u32; BUCKETS]>,
+    /// The same of all requests together.
+    requests: u32,
+    received: u64,
+    /// What was lost in front of the worker, to a full queue or to the filter.
+    lost: u64,
+    /// Whether the worker once came to the end of the queue.
+    is_emptied: bool,
+}
+
+impl Window {
+    fn new() -> Self {
+        let arrivals = Box::new([0; BUCKETS]);
+        let (salt, requests, received, lost) = Default::default();
+        Self { salt, arrivals, requests, received, lost, is_emptied: false }
+    }
+
+    fn restart(&mut self, salt: Salt) {
+        self.salt = salt;
+        self.arrivals.fill(0);
+        (self.requests, self.received, self.lost, self.is_emptied) = (0, 0, 0, false);
+    }
+
+    /// The most that one bucket may send so that all of them together send `bearable`, as
+    /// multiples of [`UNIT`]: who sends less leaves the rest to the others.
+    fn level(&self, bearable: u64) -> u64 {
+        let mut level = 0;
+        loop {
+            let (mut below, mut above) = (0, 0);
+            for &arrivals in self.arrivals.iter() {
+                if u64::from(arrivals) <= level {
+                    below += u64::from(arrivals);
+                } else {
+                    above += 1;
+                }
+            }
+            // It rises until nobody is below any more who was above before.
+            match bearable.saturating_sub(below).checked_div(above) {
+                Some(higher) if higher > level => level = higher,
+                _ => return level,
+            }
+        }
+    }
+}
+
+/// What is to be done with the filter of a listener's socket.
+pub(super) enum Change {
+    /// It stays.
+    None,
+    /// There was too much in a window: [`Share::filter`] takes its place.
+    Shed,
+    /// Nothing is dropped any more.
+    Detach,
+}
+
+impl Share {
+    /// Of a listener that has nothing to do; `in_kernel` says whether filters can be attached.
+    pub(super) fn new(in_kernel: bool, now: Instant) -> Self {
+        Self {
+            phase: Phase::Quiet,
+            since: now,
+            window: Window::new(),
+            filter: Filter::default(),
+            in_kernel,
+            able: 0.0,
+            random: RandomState::new().hash_one("share") | 1,
+        }
+    }
+
+    /// What the kernel is to drop; `None` when it cannot.
+    pub(super) fn filter(&self) -> Option<&Filter> {
+        self.in_kernel.then_some(&self.filter)
+    }
+
+    /// The kernel took no filter after all.
+    pub(super) fn without_kernel(&mut self) {
+        self.in_kernel = false;
+    }
+
+    /// Whether somebody has to look at the clock for it: within [`WINDOW`] again.
+    pub(super) fn is_busy(&self) -> bool {
+        self.phase != Phase::Quiet
+    }
+
+    /// A batch of `received` datagrams was read, of which the last one says that `lost` were
+    /// dropped since the batch before. `is_emptied`: there were no more.
+    pub(super) fn batch(&mut self, now: Instant, received: usize, lost: u32, is_emptied: bool) {
+        self.window.received += received as u64;
+        self.window.lost += u64::from(lost);
+        self.window.is_emptied |= is_emptied;
+        if self.phase == Phase::Quiet {
+            if is_emptied {
+                self.window.received = 0;
+            } else if self.window.received >= BACKLOG {
+                self.restart(now, Phase::Watching);
+            }
+        }
+    }
+
+    /// Whether the window is over: [`Share::tick`] is due.
+    #[inline]
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.phase != Phase::Quiet && now.saturating_duration_since(self.since) >= WINDOW
+    }
+
+    /// Ends the window, in which `lost` were dropped that [`Share::batch`] has not heard of.
+    pub(super) fn tick(&mut self, now: Instant, lost: u32) -> Change {
+        let passed = now.saturating_duration_since(self.since).max(WINDOW);
+        let per_sec = |datagrams: u64| datagrams as f64 / passed.as_secs_f64();
+        let Window { received, is_emptied, .. } = self.window;
+        let lost = self.window.lost + u64::from(lost);
+        let (done, offered) = (per_sec(received), per_sec(received + lost));
+        let is_shedding = self.phase == Phase::Shedding;
+        self.able = if is_emptied {
+            // It could have done more; how much more is found out by and by.
+            self.able.max(done) * GROWTH
+        } else {
+            done
+        };
+        let target = self.able * if is_emptied { TARGET } else { TARGET_BEHIND };
+        if is_shedding && self.in_kernel && offered > target || !is_emptied && lost > 0 {
+            self.choose(if self.in_kernel { target / offered } else { READ_PART });
+            self.restart(now, Phase::Shedding);
+            return Change::Shed;
+        }
+        // Without a loss a backlog is only that, for now.
+        let goes_on = !is_emptied && !is_shedding;
+        self.restart(now, if goes_on { Phase::Watching } else { Phase::Quiet });
+        if is_shedding { Change::Detach } else { Change::None }
+    }
+
+    /// Chooses what is dropped of whose packets so that `part` of what has arrived would be left.
+    fn choose(&mut self, part: f64) {
+        let all: u64 = self.window.arrivals.iter().map(|&arrivals| u64::from(arrivals)).sum();
+        let level = self.window.level((all as f64 * part) as u64);
+        let spares_requests = u64::from(self.window.requests) * 2 <= all;
+        let mut filter = Filter::new(self.window.salt, spares_requests);
+        for bucket in 0..BUCKETS {
+            let arrivals = u64::from(self.window.arrivals[bucket]);
+            if arrivals > level {
+                // Rounded up as often as is just, or all would be rounded alike.
+                let parts = (arrivals - level) * (u64::from(PARTS) << 16) / arrivals;
+                let parts = (parts + u64::from(self.draw() >> 16)) >> 16;
+                filter.set(bucket, parts as u32);
+            }
+        }
+        self.filter = filter;
+    }
+
+    fn restart(&mut self, now: Instant, phase: Phase) {
+        let numbers = [self.draw(), self.draw(), self.draw()];
+        self.window.restart(Salt::new(numbers));
+        (self.since, self.phase) = (now, phase);
+    }
+
+    /// Whether what came from `source` and begins with `first` is to be handled. Asked once for
+    /// each datagram or run of datagrams that arrived in one piece.
+    #[inline]
+    pub(super) fn admits(&mut self, source: SocketAddr, bytes: &[u8]) -> bool {
+        self.phase == Phase::Quiet || self.weigh(source, bytes)
+    }
+
+    fn weigh(&mut self, source: SocketAddr, bytes: &[u8]) -> bool {
+        let first = bytes.first_chunk().map_or(u16::MAX, |first| u16::from_be_bytes(*first));
+        let is_shedding = self.phase == Phase::Shedding;
+        let parts = if is_shedding { self.filter.parts(source, first) } else { 0 };
+        // In the kernel's filter it stands for those that were dropped there.
+        let weight = if self.in_kernel { UNIT * PARTS / (PARTS - parts) } else { UNIT };
+        let arrivals = &mut self.window.arrivals[self.window.salt.bucket(source)];
+        *arrivals = arrivals.saturating_add(weight);
+        if is_request(first) {
+            self.window.requests = self.window.requests.saturating_add(weight);
+        }
+        parts == 0 || self.in_kernel || self.draw() % PARTS >= parts
+    }
+
+    fn draw(&mut self) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 32) as u32
+    }
+}
+
+/// How long arrivals are counted before shares are dealt out anew. A queue of the usual size is
+/// filled in about as long.
+pub(super) const WINDOW: Duration = Duration::from_millis(50);
+
+/// So many datagrams in a row without an end of the queue are looked at more closely.
+const BACKLOG: u64 = 2048;
+/// The part of its strength that a worker is given to do, so that it stays at the end of the queue.
+const TARGET: f64 = 0.9;
+/// The same for one that has to get there first: until then it has enough to do.
+const TARGET_BEHIND: f64 = 0.7;
+/// How much stronger a worker is taken for with each window in which it had time left.
+const GROWTH: f64 = 1.05;
+/// The part that is left of what a worker has to read before it can drop.
+const READ_PART: f64 = 0.5;
+/// What one datagram counts.
+const UNIT: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANNEL_DATA: &[u8] = &[0x40, 0, 0, 1, 7];
+    const REQUEST: &[u8] = &[0, 1, 0, 0];
+
+    fn source(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    /// A listener with what its sources send in a window, of which its worker can do `able`.
+    struct Line {
+        share: Share,
+        now: Instant,
+        able: usize,
+        /// What the queue still holds.
+        backlog: usize,
+    }
+
+    impl Line {
+        fn new(in_kernel: bool, able: usize) -> Self {
+            let now = Instant::now();
+            // Any number, but the same each time.
+            let share = Share { random: 0x5EED, ..Share::new(in_kernel, now) };
+            Self { share, now, able, backlog: 0 }
+        }
+
+        /// Every source sends so many datagrams; returns how many of each were handled, and what
+        /// changed. The queue has room for what the worker can do in one window.
+        fn window(&mut self, sources: &[(u16, usize, &[u8])]) -> (Vec<usize>, Vec<usize>, Change) {
+            let mut arrivals: Vec<(usize, u16, &[u8])> = Vec::new();
+            for (index, &(port, count, bytes)) in sources.iter().enumerate() {
+                arrivals.extend(std::iter::repeat_n((index, port, bytes), count));
+            }
+            // In an order that favours nobody, the same each time.
+            arrivals.sort_by_key(|(index, ..)| *index);
+            let step = (1..).find(|step| gcd(step * 7 + 3, arrivals.len()) == 1).unwrap_or(0);
+            let (mut handled, mut shed) = (vec![0; sources.len()], vec![0; sources.len()]);
+            let (mut queued, mut lost) = (Vec::new(), 0);
+            for at in 0..arrivals.len() {
+                let (index, port, bytes) = arrivals[at * (step * 7 + 3) % arrivals.len()];
+                let first = u16::from_be_bytes([bytes[0], bytes[1]]);
+                let filter = self.share.filter().filter(|_| self.share.phase == Phase::Shedding);
+                let parts = filter.map_or(0, |filter| filter.parts(source(port), first));
+                if self.share.draw() % PARTS < parts || queued.len() + self.backlog > 2 * self.able
+                {
+                    lost += 1;
+                } else {
+                    queued.push((index, port, bytes));
+                }
+            }
+            let done = (queued.len() + self.backlog).min(self.able);
+            self.backlog = queued.len() + self.backlog - done;
+            self.share.batch(self.now, done, lost, self.backlog == 0);
+            for (index, port, bytes) in queued {
+                if self.share.admits(source(port), bytes) {
+                    handled[index] += 1;
+                } else {
+                    shed[index] += 1;
+                }
+            }
+            self.now += WINDOW;
+            let change = self.share.tick(self.now, 0);
+            (handled, shed, change)
+        }
+    }
+
+    fn gcd(a: usize, b: usize) -> usize {
+        if b == 0 { a } else { gcd(b, a % b) }
+    }
+
+    /// Fifty that together send three times what can be done, a quiet one, and requests.
+    fn crowd<'a>() -> Vec<(u16, usize, &'a [u8])> {
+        let loud = (0..50).map(|port| (2000 + port, 600, CHANNEL_DATA));
+        loud.chain([(1000, 100, CHANNEL_DATA), (1001, 10, REQUEST)]).collect()
+    }
+
+    #[test]
+    fn the_loud_ones_are_held_to_the_same_share_and_the_quiet_one_loses_next_to_nothing() {
+        let mut line = Line::new(true, 10_000);
+        let crowd = crowd();
+        for _ in 0..20 {
+            line.window(&crowd);
+        }
+        let mut sums = vec![0; crowd.len()];
+        for _ in 0..100 {
+            let (handled, shed, change) = line.window(&crowd);
+            assert!(matches!(change, Change::Shed), "it is too much still");
+            assert_eq!(shed.iter().sum::<usize>(), 0, "the kernel does it");
+            sums.iter_mut().zip(handled).for_each(|(sum, handled)| *sum += handled);
+        }
+        let (loud, others) = sums.split_at(50);
+        let all: usize = loud.iter().sum();
+        assert!((800_000..=1_000_000).contains(&all), "{all} of a million");
+        let (least, most) = (loud.iter().min(), loud.iter().max());
+        assert!(least.zip(most).is_some_and(|(least, most)| least * 10 > most * 8), "{loud:?}");
+        // It shares a bucket with one of them in one window of twenty.
+        assert!(others[0] > 9_200 && others[1] == 1_000, "{others:?}");
+    }
+
+    #[test]
+    fn a_flood_of_requests_is_held_to_its_share_too() {
+        let mut line = Line::new(true, 10_000);
+        let crowd = [(2000, 30_000, REQUEST), (1000, 100, CHANNEL_DATA), (1001, 10, REQUEST)];
+        for _ in 0..20 {
+            line.window(&crowd);
+        }
+        let mut sums = [0; 3];
+        for _ in 0..100 {
+            let (handled, ..) = line.window(&crowd);
+            sums.iter_mut().zip(handled).for_each(|(sum, handled)| *sum += handled);
+        }
+        assert!((800_000..=1_000_000).contains(&sums[0]), "{sums:?}");
+        assert!(sums[1] > 9_500 && sums[2] > 950, "{sums:?}");
+    }
+
+    #[test]
+    fn nothing_is_shed_that_can_be_borne_and_nothing_any_more_once_the_flood_is_over() {
+        let mut line = Line::new(true, 10_000);
+        let calm: Vec<_> = (0..50).map(|port| (2000 + port, 190, CHANNEL_DATA)).collect();
+        for _ in 0..20 {
+            let (handled, _, change) = line.window(&calm);
+            assert!(matches!(change, Change::None));
+            assert!(handled.iter().all(|handled| *handled == 190), "{handled:?}");
+        }
+        for _ in 0..20 {
+            line.window(&crowd());
+        }
+        assert!(line.share.is_busy());
+        let changes: Vec<_> = (0..40).map(|_| line.window(&calm).2).collect();
+        let ended = changes.iter().position(|change| matches!(change, Change::Detach));
+        assert!(ended.is_some_and(|ended| ended < 20), "{ended:?}");
+        assert!(!line.share.is_busy());
+    }
+
+    #[test]
+    fn a_worker_that_has_to_drop_itself_drops_no_request_and_at_most_half() {
+        let mut line = Line::new(false, 10_000);
+        let crowd = crowd();
+        let (mut all_handled, mut all_shed) = (0, 0);
+        for _ in 0..50 {
+            let (handled, shed, _) = line.window(&crowd);
+            assert_eq!(shed[51], 0);
+            all_handled += handled.iter().sum::<usize>();
+            all_shed += shed.iter().sum::<usize>();
+        }
+        assert!(all_shed > 50_000, "{all_shed}");
+        assert!(all_shed < all_handled * 11 / 10, "{all_shed} beside {all_handled}");
+    }
+}

@@ -1,0 +1,131 @@
+//! More arrives than a worker can bear.
+
+use super::super::super::Features;
+use super::*;
+use crate::metrics::ReceiveQueue;
+
+/// A client's packet that nobody relays, and one that is nothing: each has its own counter.
+const FLOOD: &[u8] = b"\x40\x00\x00\x04loud";
+const QUIET: &[u8] = b"\xffquiet";
+
+/// A worker in front of which a flood stands, of more than twice what it reads.
+struct Flood {
+    running: Running,
+    loud: UdpSocket,
+    quiet: UdpSocket,
+    asker: UdpSocket,
+    sent: u64,
+    asked: u64,
+    answered: u64,
+}
+
+impl Flood {
+    fn new(features: Features) -> Self {
+        let options = Options { client_buffer_bytes: 256 << 10, features, ..Options::default() };
+        let (running, server) = worker_with(options, turn_options_for_tests());
+        let socket = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            socket.connect(server).expect("a server");
+            socket
+        };
+        let (loud, quiet, asker) = (socket(), socket(), socket());
+        asker.set_nonblocking(true).expect("a socket that does not block");
+        Self { running, loud, quiet, asker, sent: 0, asked: 0, answered: 0 }
+    }
+
+    /// A round of the worker, in front of which `loud` packets, ten quiet ones and a request wait.
+    fn round(&mut self, loud: u64) {
+        let mut request = [7; 20];
+        request[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        for index in 0..loud {
+            self.loud.send(FLOOD).expect("a send");
+            if index % (loud / 10) == 0 {
+                self.quiet.send(QUIET).expect("a send");
+            }
+        }
+        self.asker.send(&request).expect("a send");
+        self.sent += loud + 11;
+        self.asked += 1;
+        self.running.round().expect("a round");
+        self.answered += std::iter::from_fn(|| self.asker.recv(&mut [0; 64]).ok()).count() as u64;
+    }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        self.running.worker.metrics.drops(reason)
+    }
+
+    fn windows(&self) -> u64 {
+        self.running.worker.metrics.limits(Limit::ClientShare)
+    }
+
+    /// Goes on until so many windows in all had too much in them.
+    fn until(&mut self, windows: u64) {
+        let start = Instant::now();
+        while self.windows() < windows {
+            assert!(start.elapsed() < Duration::from_secs(60), "nothing is shed");
+            self.round(600);
+        }
+    }
+}
+
+#[test]
+fn what_the_queue_loses_is_counted_to_the_packet() {
+    for features in [Features::ALL, Features { source_filter: false, ..Features::ALL }] {
+        let mut flood = Flood::new(features);
+        flood.round(2000);
+        // The queue is read to its end; the next packet to be queued tells of all that was lost.
+        for _ in 0..10 {
+            flood.round(20);
+        }
+        let metrics = &flood.running.worker.metrics;
+        let lost = metrics.queue_drops(ReceiveQueue::Client);
+        let handled = metrics.drops(DropReason::NoAllocation)
+            + metrics.drops(DropReason::Malformed)
+            + flood.answered;
+        assert!(lost > 500, "{lost}");
+        assert_eq!(handled + lost, flood.sent);
+        assert_eq!(metrics.queue_drops(ReceiveQueue::Relay), 0);
+    }
+}
+
+#[test]
+fn a_quiet_client_and_requests_pass_beside_a_flood() {
+    let mut flood = Flood::new(Features::ALL);
+    flood.until(10);
+    let (quiet, asked, answered) =
+        (flood.drops(DropReason::Malformed), flood.asked, flood.answered);
+    let loud = flood.drops(DropReason::NoAllocation);
+    flood.until(30);
+    let asked = flood.asked - asked;
+    let passed = |now: u64, before: u64| (now - before) as f64 / asked as f64;
+    // Ten and one a round. Unshed, not half of them would find room.
+    let quiet = passed(flood.drops(DropReason::Malformed), quiet);
+    let answered = passed(flood.answered, answered);
+    assert!(quiet > 8.0 && answered > 0.8, "{quiet} of 10, {answered} of 1 in {asked} rounds");
+    // And the loud one still has most of the 256 that are read in a round.
+    let loud = passed(flood.drops(DropReason::NoAllocation), loud);
+    assert!(loud > 0.6 * 256.0, "{loud} in {asked} rounds");
+    assert_eq!(flood.drops(DropReason::Overload), 0, "the kernel does it");
+}
+
+#[test]
+fn without_filters_in_the_kernel_the_worker_drops_half_at_most_and_no_request() {
+    let mut flood = Flood::new(Features { source_filter: false, ..Features::ALL });
+    flood.until(10);
+    let shed = flood.drops(DropReason::Overload);
+    let read = flood.drops(DropReason::NoAllocation) + flood.drops(DropReason::Malformed) + shed;
+    assert!(shed > 0 && shed < read * 6 / 10, "{shed} of {read}");
+}
+
+#[test]
+fn nothing_is_shed_that_can_be_borne() {
+    let mut flood = Flood::new(Features::ALL);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(300) {
+        flood.round(200);
+    }
+    assert_eq!(flood.windows(), 0);
+    assert_eq!(flood.running.worker.metrics.queue_drops(ReceiveQueue::Client), 0);
+    assert_eq!(flood.drops(DropReason::Malformed), 10 * flood.asked);
+    assert_eq!(flood.answered, flood.asked);
+}
