@@ -3,6 +3,7 @@
 mod addresses;
 pub(crate) mod client;
 mod headers;
+mod runs;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
