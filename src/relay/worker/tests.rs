@@ -1,0 +1,117 @@
+//! One worker, round by round.
+
+use super::super::hop::Office;
+use super::super::listen::Listeners;
+use super::super::shared::Handle;
+use super::super::sys::BATCH;
+use super::super::{Features, Options, turn_options_for_tests};
+use super::*;
+use crate::credentials::{Entropy, Grants};
+use crate::metrics::Heartbeats;
+use crate::telemetry::Secret;
+use crate::turn::Shared;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+
+/// Panics when a datagram of a test asks for it.
+pub(super) fn may_panic(run: &[u8]) {
+    assert!(!run.windows(PANIC.len()).any(|found| found == PANIC), "a panic of a test");
+}
+
+const PANIC: &[u8] = b"a panic, please";
+
+/// A worker that does one round at a time, and where it listens.
+fn worker() -> (Running, SocketAddr) {
+    let listen = vec!["127.0.0.1:0".parse().expect("a test address")];
+    let options = Options { listen, ..Options::default() };
+    let mut listeners = Listeners::bind(&options).expect("a listener");
+    let inbox = Arc::new(Inbox::new().expect("an inbox"));
+    let own = listeners.per_worker.remove(0);
+    let sockets = Sockets::new(inbox.wake.as_fd(), own, 1 << 20, Features::ALL);
+    let sockets = sockets.expect("sockets");
+    let mut entropy = Entropy::from_seed([1; 32]);
+    let grants = Arc::new(Grants::new(Secret::new([2; 32])));
+    let engine = Arc::new(turn_options_for_tests());
+    let shared = Arc::new(Shared::new(engine, grants, &mut entropy));
+    let metrics = Arc::new(WorkerMetrics::default());
+    let courier = Office::new(&[Arc::clone(&inbox)], 0).worker(0);
+    let engine = Server::new(shared, Arc::clone(&metrics), entropy).named(courier.engine());
+    let heartbeat = Heartbeats::default().add("relay-0", Instant::now());
+    let worker = Worker { engine, sockets, inbox, courier, metrics, heartbeat };
+    (Running::new(worker), listeners.addresses[0])
+}
+
+fn binding_is_answered(running: &mut Running, server: SocketAddr) {
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
+    client.set_read_timeout(Some(Duration::from_secs(10))).expect("a deadline");
+    let mut request = [7; 20];
+    request[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+    client.send_to(&request, server).expect("a request");
+    running.round().expect("a round");
+    let (len, from) = client.recv_from(&mut [0; 64]).expect("an answer");
+    assert_eq!((len, from), (32, server));
+}
+
+#[test]
+fn a_panic_is_counted_and_ends_nothing() {
+    let (mut running, server) = worker();
+    assert!(!running.ask(|_, _, _| panic!("a panic of a test")));
+    assert_eq!(running.worker.metrics.panics.value(), 1);
+    binding_is_answered(&mut running, server);
+    assert!(running.ask(|_, _, _| ()));
+    assert_eq!(running.worker.metrics.panics.value(), 1);
+}
+
+#[test]
+fn what_the_engine_asked_for_before_a_panic_is_carried_out() {
+    let (mut running, _) = worker();
+    // An address of this test alone: nobody takes the port in between.
+    let free = UdpSocket::bind("127.0.0.82:0").expect("a socket").local_addr();
+    let (relay, local) = (RelayId(7), free.expect("an address"));
+    running.ask(|_, _, actions| {
+        actions.push(Action::Bind { relay, local });
+        panic!("a panic of a test");
+    });
+    assert!(running.worker.sockets.port_mut(Token::Relay(7)).is_some());
+    running.ask(|_, _, actions| {
+        actions.push(Action::Close { relay });
+        panic!("a panic of a test");
+    });
+    assert!(running.worker.sockets.port_mut(Token::Relay(7)).is_none());
+    UdpSocket::bind(local).expect("the port is free again");
+}
+
+#[test]
+fn a_listener_gets_no_more_than_its_share_of_a_round() {
+    let (mut running, server) = worker();
+    let flooder = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    for _ in 0..600 {
+        flooder.send_to(b"\xffrubbish", server).expect("a send");
+    }
+    let handled = |running: &Running| running.worker.metrics.drops(DropReason::Malformed);
+    let share = (CLIENT_BATCHES * BATCH) as u64;
+    for round in 1..=2 {
+        running.round().expect("a round");
+        assert_eq!(handled(&running), round * share);
+    }
+    running.round().expect("a round");
+    assert_eq!(handled(&running), 600);
+}
+
+#[test]
+fn too_many_revocations_end_everything_and_are_counted() {
+    let (mut running, server) = worker();
+    let handle = Handle::new(vec![Arc::clone(&running.worker.inbox)], Arc::default());
+    handle.revoke("a grant");
+    running.round().expect("a round");
+    assert_eq!(running.worker.metrics.limits(Limit::Revocations), 0);
+    for _ in 0..=super::super::shared::REVOKED_MAX {
+        handle.revoke("a grant");
+    }
+    running.round().expect("a round");
+    assert_eq!(running.worker.metrics.limits(Limit::Revocations), 1);
+    binding_is_answered(&mut running, server);
+    handle.stop();
+    running.round().expect("a round");
+    assert!(running.stop);
+}
