@@ -170,6 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_made_ready_once_for_all_copies_and_beforehand_where_asked() {
+        let ready = |keys: &LongTermKeys| keys.0.ready.each_ref().map(|key| key.get().is_some());
+        let keys = LongTermKeys::derive("user", "realm", "pass");
+        let copy = keys.clone();
+        assert_eq!(ready(&keys), [false; 4]);
+        let made: *const _ = keys.ready(PasswordAlgorithm::Md5, Integrity::Sha1);
+        assert_eq!(ready(&copy), [true, false, false, false]);
+        assert!(std::ptr::eq(made, copy.ready(PasswordAlgorithm::Md5, Integrity::Sha1)));
+        let prepared = LongTermKeys::derive("user", "realm", "pass").prepared();
+        assert_eq!(ready(&prepared), [true; 4]);
+        assert!(prepared == keys && keys != LongTermKeys::derive("user", "realm", "Pass"));
+    }
+
+    #[test]
     fn an_algorithm_is_read_as_it_is_written_and_nothing_else_is() {
         let mut offered = Vec::new();
         for algorithm in [PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5] {
