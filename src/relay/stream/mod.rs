@@ -3,10 +3,10 @@
 //! ours (`relay/hop.rs`).
 //!
 //! The straight line: `edge` accepts, ends TLS and calls [`Streams::serve`]; the framer finds the
-//! messages; the engine decides, as for UDP; the payloads of one read leave through the allocation's
-//! socket by one call, and what a batch of that socket brings gathers in an outbox of bounded size,
-//! which is written by one call. A slow client loses packets and holds up nobody. The allocation
-//! ends with the connection.
+//! messages; the engine decides, as for UDP; the payloads of one read leave through the
+//! allocation's socket together, and what a batch of that socket brings gathers in an outbox of
+//! bounded size, which is written at once. A slow client loses packets and holds up nobody. The
+//! allocation ends with the connection.
 //!
 //! With a TCP allocation (RFC 6062) peers come and are connected in `peers.rs`; a connection whose
 //! client binds one of these is a `splice.rs` from then on, and the framer is asked no more.

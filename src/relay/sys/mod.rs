@@ -26,7 +26,7 @@ pub use limits::raise_descriptor_limit;
 pub(super) use poll::{Event, Poll, Wake};
 pub(super) use recv::{Received, RecvBatch};
 pub(super) use segmenting::Segmenting;
-pub(super) use send::{Datagram, Outcome, Run, SendBatch};
+pub(super) use send::{Datagram, Outcome, Run, SendBatch, send_alone};
 pub(super) use socket::{
     can_set_dont_fragment, relay_socket, set_dont_fragment, set_merging, share_port, udp_listener,
     was_address_in_use, was_exhausted,
