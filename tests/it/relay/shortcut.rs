@@ -1,9 +1,12 @@
 //! Packets between two clients of the same relay, which never leave the process.
 
+use std::io::IoSlice;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use turncast::credentials::RoomTag;
 use turncast::metrics::{DropReason, Shortcut};
 use turncast::net::Now;
@@ -223,4 +226,59 @@ fn a_port_that_is_revoked_under_fire_and_used_again_gets_nothing_of_the_other_ro
     done.store(true, Ordering::Relaxed);
     fire.join().expect("it ends");
     assert_eq!(fixture.counter(received), before);
+}
+
+/// Sends ChannelData messages in one piece, which the kernel cuts if nobody takes it whole.
+fn send_run(client: &Client, number: u16, payloads: impl Iterator<Item = Vec<u8>>) {
+    let mut bytes = Vec::new();
+    let mut segment = 0;
+    for payload in payloads {
+        let len = u16::try_from(payload.len()).expect("a payload");
+        segment = len + 4;
+        bytes.extend([number.to_be_bytes(), len.to_be_bytes()].concat());
+        bytes.extend(payload);
+    }
+    let (socket, control) = (client.socket.as_raw_fd(), [ControlMessage::UdpGsoSegments(&segment)]);
+    let bytes = [IoSlice::new(&bytes)];
+    sendmsg::<()>(socket, &bytes, &control, MsgFlags::empty(), None).expect("a run is sent");
+}
+
+#[test]
+fn runs_between_clients_arrive_in_order_within_a_worker_and_between_workers() {
+    for workers in [1, 4] {
+        let fixture = Fixture::start(&["127.0.0.1:0"], workers);
+        let mut clients: Vec<Client> = (0..6).map(|_| fixture.client()).collect();
+        let relayed: Vec<SocketAddr> =
+            clients.iter_mut().map(|client| client.allocate().expect("an allocation")).collect();
+        for client in &mut clients {
+            for (number, peer) in (0x4000..).zip(&relayed) {
+                client.bind_channel(number, *peer).expect("a channel");
+            }
+        }
+        let mut count = 0;
+        for round in 0..20u8 {
+            for from in 0..clients.len() {
+                let to = (from + 1 + usize::from(round) % 5) % clients.len();
+                let payload = |index: u8| [vec![round, index], pattern(998)].concat();
+                send_run(&clients[from], 0x4000 + to as u16, (0..16).map(payload));
+                for index in 0..16 {
+                    let expected = Relayed::Channel(0x4000 + from as u16, payload(index));
+                    assert_eq!(clients[to].receive(), expected, "{from} to {to}");
+                }
+                count += 16;
+            }
+        }
+        let ways = [Shortcut::SameWorker, Shortcut::OtherWorker];
+        assert_eq!(ways.map(|way| shortcuts(&fixture, way)).iter().sum::<u64>(), count);
+        // The listeners have learned that runs come.
+        for run in ["merged", "segmented"] {
+            let packets = fixture.counter(&format!("udp_run_packets_total{{run=\"{run}\"}}"));
+            assert!(packets > 0 || workers > 1, "none is {run}");
+        }
+        // One way is closed: each packet of a run is refused by itself.
+        let name = "turn_dropped_total{reason=\"not_relayed\"}";
+        clients[1].refresh(0).expect("the end");
+        send_run(&clients[0], 0x4001, (0..16).map(|_| pattern(1000)));
+        wait_until("all are refused", || fixture.counter(name) == 16);
+    }
 }
