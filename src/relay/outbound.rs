@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::sys::{
-    BATCH, Datagram, Outcome, RecvBatch, Run, SendBatch, SocketError, set_dont_fragment,
+    BATCH, Datagram, Outcome, RecvBatch, Run, SendBatch, SocketError, send_alone, set_dont_fragment,
 };
 use super::udp::{Port, Sockets, Token};
 use crate::metrics::{DropReason, RunSwitch, WorkerMetrics};
@@ -248,7 +248,15 @@ impl Outbound {
         let memory = Memory { received, answers, headers };
         for &token in tokens.iter() {
             let Some(port) = sockets.port_mut(token) else { continue };
-            let Some((first, _)) = std::mem::take(&mut port.queue.0) else { continue };
+            let Some((first, last)) = std::mem::take(&mut port.queue.0) else { continue };
+            if first == last
+                && let Some((bytes, to)) = waiting[first as usize].alone(&memory)
+                && send_alone(port.fd(), bytes, to)
+            {
+                metrics.sent_alone.add(1);
+                (sent.datagrams, sent.messages) = (sent.datagrams + 1, sent.messages + 1);
+                continue;
+            }
             let mut each = |error| {
                 if let Token::Relay(relay) = token {
                     errors.push(RelayId(relay), error);
@@ -358,6 +366,22 @@ impl<'a> Iterator for Chain<'a, '_> {
 }
 
 impl Waiting {
+    /// Bytes and receiver of a single datagram of which nothing else is to be said: the common
+    /// case, which needs no batch.
+    #[inline]
+    fn alone<'a>(&self, memory: &Memory<'a>) -> Option<(&'a [u8], SocketAddr)> {
+        if self.from.is_some() || self.marks != Marks::default() {
+            return None;
+        }
+        match &self.body {
+            Body::Slot(pieces) if pieces.count == 1 => {
+                Some((pieces.bytes(memory.received), self.to))
+            }
+            Body::Answer(index) => Some((&memory.answers[*index], self.to)),
+            _ => None,
+        }
+    }
+
     #[inline]
     fn run<'a>(&self, memory: &Memory<'a>) -> Run<'a> {
         let Self { to, from, marks: Marks { traffic_class, .. }, .. } = *self;

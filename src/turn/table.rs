@@ -306,6 +306,12 @@ impl Seed {
             Transport::Tls => 2,
         };
         let ports = u64::from(client.port()) << 16 | u64::from(server.port());
+        // The two kinds may meet in the same place; they are compared there.
+        if let (SocketAddr::V4(client), SocketAddr::V4(server)) = (client, server) {
+            let addresses = u64::from(client.ip().to_bits()) << 32;
+            let first = fold(self.0 ^ addresses ^ ports, self.1);
+            return fold(first ^ transport << 32 ^ u64::from(server.ip().to_bits()), self.1);
+        }
         let (client, server) = (bits(client.ip()), bits(server.ip()));
         let words = [
             client as u64,

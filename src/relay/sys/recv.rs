@@ -228,6 +228,8 @@ impl Told {
             unsafe {
                 let value = libc::CMSG_DATA(control);
                 match ((*found.as_ptr()).cmsg_level, (*found.as_ptr()).cmsg_type) {
+                    // What every datagram over IPv4 has. One byte here, an int over IPv6.
+                    (libc::IPPROTO_IP, libc::IP_TOS) => told.traffic_class = value.read(),
                     (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                         let pktinfo = value.cast::<libc::in_pktinfo>().read_unaligned();
                         let ip = Ipv4Addr::from(pktinfo.ipi_spec_dst.s_addr.to_ne_bytes());
@@ -238,8 +240,6 @@ impl Told {
                         let ip = Ipv6Addr::from(pktinfo.ipi6_addr.s6_addr);
                         told.to = Some(canonical_v6(ip, 0, pktinfo.ipi6_ifindex));
                     }
-                    // One byte here, an int there.
-                    (libc::IPPROTO_IP, libc::IP_TOS) => told.traffic_class = value.read(),
                     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                         told.traffic_class = value.cast::<i32>().read_unaligned() as u8;
                     }

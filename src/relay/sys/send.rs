@@ -300,6 +300,7 @@ impl SendBatch {
         blocked
     }
 
+    /// Sends messages in order; whether the send buffer was full and the rest dropped.
     fn send_all(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -312,13 +313,7 @@ impl SendBatch {
         while !left.is_empty() {
             let error = match self.transmit(socket, left.clone()) {
                 Ok(sent) if sent > 0 => {
-                    for message in &self.messages[left.start..left.start + sent] {
-                        outcome.sent += message.datagrams;
-                        if message.datagrams > 1 {
-                            outcome.segmented_sends += 1;
-                            outcome.segmented += message.datagrams;
-                        }
-                    }
+                    outcome.add(&self.messages[left.start..left.start + sent]);
                     left.start += sent;
                     tries = 0;
                     continue;
@@ -330,8 +325,7 @@ impl SendBatch {
             match (error.kind(), error.raw_os_error()) {
                 (io::ErrorKind::Interrupted, _) => continue,
                 (io::ErrorKind::WouldBlock, _) => {
-                    let rest = &self.messages[left];
-                    outcome.full += rest.iter().map(|message| message.datagrams).sum::<usize>();
+                    outcome.full += datagrams(&self.messages[left]);
                     return true;
                 }
                 (_, Some(libc::ENOBUFS)) => outcome.full += message.datagrams,
@@ -354,9 +348,7 @@ impl SendBatch {
                         outcome.refused += 1;
                         let whole = left.start;
                         if self.send_apart(socket, whole, segmenting, outcome, each) {
-                            let rest = &self.messages[whole + 1..left.end];
-                            outcome.full +=
-                                rest.iter().map(|message| message.datagrams).sum::<usize>();
+                            outcome.full += datagrams(&self.messages[whole + 1..left.end]);
                             return true;
                         }
                     } else if !own && (tries == 1 || (drained > 0 && tries < TRIES_MAX)) {
@@ -454,6 +446,40 @@ impl SendBatch {
             if control_len == 0 { null_mut() } else { control.0.as_mut_ptr().cast() };
         header.msg_controllen = control_len as _;
     }
+}
+
+/// Sends one datagram of which nothing is to be said but whom it is for; whether the kernel took
+/// it. If not, it may be sent by a [`SendBatch`], which finds out why.
+#[inline]
+pub(in crate::relay) fn send_alone(socket: BorrowedFd<'_>, bytes: &[u8], to: SocketAddr) -> bool {
+    let (name, name_len) = Address::write(to);
+    made(Call::Send);
+    // SAFETY: name and bytes are live for the length of the call, which reads as much of them as
+    // is said.
+    let sent = unsafe {
+        let (fd, name) = (socket.as_raw_fd(), (&raw const name).cast());
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        libc::sendto(fd, bytes.as_ptr().cast(), bytes.len(), flags as _, name, name_len)
+    };
+    sent >= 0
+}
+
+impl Outcome {
+    /// Counts messages that were taken.
+    #[inline]
+    fn add(&mut self, messages: &[Message]) {
+        for message in messages {
+            self.sent += message.datagrams;
+            if message.datagrams > 1 {
+                self.segmented_sends += 1;
+                self.segmented += message.datagrams;
+            }
+        }
+    }
+}
+
+fn datagrams(messages: &[Message]) -> usize {
+    messages.iter().map(|message| message.datagrams).sum()
 }
 
 fn refuses(code: i32) -> bool {
@@ -623,5 +649,149 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// One after the other, each of its size and class, for its receiver.
+    fn datagrams<'a>(
+        bytes: &'a [u8],
+        what: &'a [(usize, SocketAddr, u8)],
+    ) -> impl Iterator<Item = Run<'a>> {
+        let mut at = 0;
+        what.iter().map(move |&(len, to, traffic_class)| {
+            at += len;
+            Run::single(Datagram { bytes: &bytes[at - len..at], to, from: None, traffic_class })
+        })
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index % 251) as u8).collect()
+    }
+
+    #[test]
+    fn only_what_is_alike_leaves_in_one_piece_and_all_of_it_arrives_in_order() {
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let one = relay_socket(address(local), 1 << 20).expect("a receiver");
+            let two = relay_socket(address(local), 1 << 20).expect("another");
+            let [to, other] = [&one, &two].map(|socket| {
+                socket.local_addr().ok().and_then(|local| local.as_socket()).expect("an address")
+            });
+            let what = [
+                (700, to, 0),
+                (700, to, 0),
+                // Shorter, so it is the last; the next one is longer again.
+                (300, to, 0),
+                (700, to, 0),
+                (700, to, 0),
+                (700, to, 0xB8),
+                (700, to, 0xB8),
+                (700, other, 0xB8),
+                // Nothing may follow an empty one, nor it anything.
+                (0, to, 0),
+                (0, to, 0),
+                (1, to, 0),
+            ];
+            let socket = relay_socket(address(local), 1 << 20).expect("a relay socket");
+            let bytes = pattern(what.iter().map(|(len, ..)| len).sum());
+            let mut segmenting = Segmenting::new(true);
+            let runs = datagrams(&bytes, &what);
+            let outcome = SendBatch::new().send_runs(socket.as_fd(), &mut segmenting, runs, drop);
+            let cut = Outcome { segmented_sends: 3, segmented: 7, ..sent(what.len()) };
+            assert_eq!(outcome, cut, "{local}");
+            let mut batch = RecvBatch::new();
+            assert_eq!(batch.recv(one.as_fd()).expect("a batch"), what.len() - 1);
+            let (mut at, mut slot) = (0, 0);
+            for (len, receiver, class) in what {
+                at += len;
+                if receiver == to {
+                    let received = batch.received(slot).expect("a datagram");
+                    assert_eq!((received.len, received.traffic_class), (len, class));
+                    let start = crate::turn::HEADROOM;
+                    assert_eq!(batch.bytes(slot, start..start + len), &bytes[at - len..at]);
+                    slot += 1;
+                }
+            }
+            assert_eq!(batch.recv(two.as_fd()).expect("a batch"), 1);
+        }
+    }
+
+    #[test]
+    fn no_piece_is_larger_than_a_datagram_may_be_or_has_too_many_in_it() {
+        let (receiver, to) = receiver("127.0.0.1:0");
+        let socket = relay_socket(address("127.0.0.1:0"), 1 << 22).expect("a relay socket");
+        socket2::SockRef::from(&receiver).set_recv_buffer_size(1 << 22).expect("a buffer");
+        for (len, count, sends) in [(1, 130, 3), (1200, 64, 2), (30_000, 5, 2)] {
+            let bytes = pattern(len * count);
+            let what = vec![(len, to, 0); count];
+            let mut segmenting = Segmenting::new(true);
+            let runs = datagrams(&bytes, &what);
+            let outcome = SendBatch::new().send_runs(socket.as_fd(), &mut segmenting, runs, drop);
+            assert_eq!((outcome.sent, outcome.segmented_sends), (count, sends), "{len}");
+            let mut buffer = vec![0; 65_536];
+            for sent in bytes.chunks(len) {
+                let (len, _) = receiver.recv_from(&mut buffer).expect("a datagram");
+                assert_eq!(&buffer[..len], sent);
+            }
+        }
+    }
+
+    #[test]
+    fn heads_and_padding_stand_around_each_payload() {
+        let (receiver, to) = receiver("127.0.0.1:0");
+        let socket = relay_socket(address("127.0.0.1:0"), 1 << 20).expect("a relay socket");
+        for (heads, head_bytes) in [(&b"head"[..], 4), (&b"012345"[..], 2)] {
+            for segmenting in [Segmenting::new(true), Segmenting::OFF] {
+                let payloads = Datagram { bytes: b"oneXtwoXtri", to, from: None, traffic_class: 0 };
+                let run = Run {
+                    count: 3,
+                    heads,
+                    head_bytes,
+                    payload_bytes: 3,
+                    stride: 4,
+                    padding: 1,
+                    ..Run::single(payloads)
+                };
+                let runs = std::iter::once(run);
+                let mut learns = segmenting;
+                let outcome = SendBatch::new().send_runs(socket.as_fd(), &mut learns, runs, drop);
+                assert_eq!(outcome.sent, 3);
+                for (index, payload) in ["one", "two", "tri"].into_iter().enumerate() {
+                    let start = if head_bytes == 4 { 0 } else { index * 2 };
+                    let mut expected = heads[start..start + head_bytes].to_vec();
+                    expected.extend(payload.as_bytes());
+                    expected.push(0);
+                    let mut buffer = [0; 64];
+                    let (len, _) = receiver.recv_from(&mut buffer).expect("a datagram");
+                    assert_eq!(buffer[..len], expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_cut_is_sent_one_by_one_and_not_tried_again() {
+        let (receiver, to) = receiver("127.0.0.1:0");
+        let socket = relay_socket(address("127.0.0.1:0"), 1 << 20).expect("a relay socket");
+        // Without a checksum nothing is cut.
+        let no_check = super::super::socket::set_option;
+        no_check(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).expect("an option");
+        let (mut batch, mut segmenting) = (SendBatch::new(), Segmenting::new(true));
+        let mut refused = 0;
+        for round in 0..20u8 {
+            let bytes = vec![round; 7 * 900 + 100];
+            let mut what = vec![(900, to, 0); 7];
+            what.push((100, to, 0));
+            let runs = datagrams(&bytes, &what);
+            let outcome = batch.send_runs(socket.as_fd(), &mut segmenting, runs, drop);
+            assert_eq!(Outcome { refused: 0, ..outcome }, sent(8));
+            refused += outcome.refused;
+            for (len, ..) in what {
+                let mut buffer = [0; 2048];
+                let (received, _) = receiver.recv_from(&mut buffer).expect("a datagram");
+                assert_eq!(buffer[..received], vec![round; len]);
+            }
+        }
+        assert_eq!(refused, 1);
+        receiver.set_nonblocking(true).expect("a socket");
+        assert!(receiver.recv_from(&mut [0; 16]).is_err(), "nothing is sent twice");
     }
 }

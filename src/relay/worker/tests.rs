@@ -122,3 +122,27 @@ fn too_many_revocations_end_everything_and_are_counted() {
     running.round().expect("a round");
     assert!(running.stop);
 }
+
+#[test]
+fn a_panic_in_a_run_costs_only_the_datagram_that_it_came_of() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+    use std::os::fd::AsRawFd;
+    let (mut running, server) = worker();
+    let port = running.worker.sockets.port_mut(Token::Client(0)).expect("the listener");
+    assert!(port.learn(16, 0, true), "UDP_GRO");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
+    let mut run = [0xFF; 5 * 20];
+    run[2 * 20..2 * 20 + PANIC.len()].copy_from_slice(PANIC);
+    let (slices, segment) = ([std::io::IoSlice::new(&run)], 20u16);
+    let control = [ControlMessage::UdpGsoSegments(&segment)];
+    let to = SockaddrStorage::from(server);
+    let sent = sendmsg(client.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to));
+    assert_eq!(sent, Ok(100));
+    running.round().expect("a round");
+    let metrics = &running.worker.metrics;
+    assert_eq!((metrics.merged.runs.value(), metrics.merged.packets.value()), (1, 5));
+    // Once for all of them, once for the one alone.
+    assert_eq!(metrics.panics.value(), 2);
+    assert_eq!(metrics.drops(DropReason::Malformed), 4);
+    binding_is_answered(&mut running, server);
+}

@@ -12,6 +12,7 @@ mod oracle_client;
 mod packets;
 mod properties;
 mod reservations;
+mod runs;
 mod tcp;
 mod transcripts;
 mod words;

@@ -4,6 +4,7 @@ mod addresses;
 pub(crate) mod client;
 mod headers;
 mod old_kernels;
+mod runs;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -466,8 +467,8 @@ fn a_failed_send_is_counted_and_ends_nothing() {
     client.allocate().expect("an allocation");
     let (silent, nowhere) = (address("203.0.113.2:9"), address("1.2.3.4:9"));
     client.permit(&[silent, nowhere]).expect("permissions");
-    // What waits for the neighbour's address fills the send buffer.
-    for _ in 0..20 {
+    // What waits for the neighbour's address fills the send buffer; a run is let in as a whole.
+    for _ in 0..100 {
         client.send_indication(silent, &[0; 1_000]);
     }
     wait_until("the full buffer is counted", || fixture.dropped(DropReason::SendBufferFull) > 10);
