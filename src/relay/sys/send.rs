@@ -454,6 +454,7 @@ impl SendBatch {
 #[inline]
 pub(in crate::relay) fn send_alone(socket: BorrowedFd<'_>, bytes: &[u8], to: SocketAddr) -> bool {
     let (name, name_len) = Address::write(to);
+    made(Call::Send);
     // SAFETY: name and bytes are live for the length of the call, which reads as much of them as
     // is said.
     let sent = unsafe {

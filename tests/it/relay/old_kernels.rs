@@ -13,7 +13,6 @@ fn the_relay_works_without_any_of_what_newer_kernels_offer() {
         let listen = &["0.0.0.0:0", "[::1]:0"];
         let fixture = Fixture::start_with(listen, 2, engine, options);
         let server = SocketAddr::new(ip("127.0.0.1"), fixture.server.port());
-        println!("without {without}");
         let mut client = Client::new(server, "alice", "wonder");
         relays_both_ways(&mut client);
         hears_of_a_dead_peer(&mut client, features.icmp_errors);
@@ -22,7 +21,7 @@ fn the_relay_works_without_any_of_what_newer_kernels_offer() {
         assert_eq!(answer, if features.dont_fragment { Ok(()) } else { Err(420) });
         let server = fixture.relay.local_addresses()[1];
         Client::new(server, "alice", "wonder").allocate().expect("an allocation of IPv6");
-        assert_eq!(fixture.dropped(DropReason::SendFailed), 0);
+        assert_eq!(fixture.dropped(DropReason::SendFailed), 0, "without {without}");
         assert!(fixture.relay.stop(DEADLINE));
     }
 }
