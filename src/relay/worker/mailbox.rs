@@ -1,5 +1,5 @@
-//! The worker's side of the shortcut between allocations of ours: what it hands to other engines and
-//! to its own, and what others have brought.
+//! The worker's side of the shortcut between allocations of ours: what it hands to other engines
+//! and to its own, and what others have brought.
 
 use std::io;
 use std::time::Duration;
