@@ -24,8 +24,8 @@ use crate::net::TokenBucket;
 use crate::stun::control::AddressFamily;
 use crate::stun::{Signer, TransactionId};
 
-/// One allocation (RFC 8656, section 6), from the moment its ports are drawn. What few have, or have
-/// for a moment, is in a box: all of them would pay for it.
+/// One allocation (RFC 8656, section 6), from the moment its ports are drawn. What few have, or
+/// have for a moment, is in a box: all of them would pay for it.
 pub(super) struct Allocation {
     pub(super) five_tuple: FiveTuple,
     /// The transaction that made it: a repeated request is recognised by it.
