@@ -20,7 +20,7 @@ pub use accept::{Acceptor, Listener, Takes, serve};
 pub use first::{FIRST_BYTES_MAX, Speaks, first_bytes};
 pub use gate::{Gate, Place};
 pub use proxy::{BadHeader, PROXY_BYTES_MAX, Proxied, proxy_header};
-pub use stream::Stream;
+pub use stream::{Stream, WriteMessages};
 
 use crate::metrics::Limit;
 use crate::net::Prefix;

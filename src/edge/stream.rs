@@ -1,7 +1,7 @@
 //! A stream as the edge hands it out: plain or encrypted, counted, and given up when the other
 //! end stops reading.
 
-use std::io;
+use std::io::{self, BufRead as _, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::rustls::ServerConnection;
 use tokio_rustls::server::TlsStream;
 
 use super::gate::Place;
@@ -62,8 +63,34 @@ impl AsyncRead for Stream {
         if stream.ahead.hand_out(buffer) {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(stream).inner().poll_read(cx, buffer)
+        match &mut stream.kind {
+            Kind::Plain(wire) => Pin::new(wire).poll_read(cx, buffer),
+            Kind::Tls(tls) => poll_read_records(tls, cx, buffer),
+        }
     }
+}
+
+/// Reads once, and then hands out all that this has brought: a record at a time would be a round
+/// for each message.
+fn poll_read_records(
+    stream: &mut TlsStream<Wire>,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let before = buffer.filled().len();
+    ready!(Pin::new(&mut *stream).poll_read(cx, buffer))?;
+    if buffer.filled().len() == before {
+        return Poll::Ready(Ok(()));
+    }
+    let mut reader = stream.get_mut().1.reader();
+    while buffer.remaining() > 0 {
+        // An end, or an error, is for the next call to tell.
+        let Ok(chunk @ [_, ..]) = reader.fill_buf() else { break };
+        let count = chunk.len().min(buffer.remaining());
+        buffer.put_slice(&chunk[..count]);
+        reader.consume(count);
+    }
+    Poll::Ready(Ok(()))
 }
 
 impl AsyncWrite for Stream {
@@ -98,6 +125,112 @@ impl AsyncWrite for Stream {
         self.inner().poll_shutdown(cx)
     }
 }
+
+/// A stream that takes messages.
+pub trait WriteMessages: AsyncWrite {
+    /// Writes of `bytes`, which are messages of these `lengths`, as much as it takes at once, and
+    /// says how much that was. Where there are records, each message has its own, but many leave by
+    /// one call. What was taken may wait for [`AsyncWrite::poll_flush`].
+    ///
+    /// # Errors
+    /// When the connection is over.
+    fn poll_write_messages(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        lengths: impl Iterator<Item = usize>,
+    ) -> Poll<io::Result<usize>>;
+}
+
+impl WriteMessages for Stream {
+    fn poll_write_messages(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        lengths: impl Iterator<Item = usize>,
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().kind {
+            Kind::Plain(wire) => Pin::new(wire).poll_write(cx, bytes),
+            Kind::Tls(tls) => poll_write_records(tls, cx, bytes, lengths),
+        }
+    }
+}
+
+fn poll_write_records(
+    stream: &mut TlsStream<Wire>,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+    lengths: impl Iterator<Item = usize>,
+) -> Poll<io::Result<usize>> {
+    let (wire, tls) = stream.get_mut();
+    let mut wire = AtOnce { wire, cx };
+    // What an earlier call has encrypted leaves first, so that no more waits than one call takes.
+    ready!(wire.send(tls))?;
+    let mut taken = 0;
+    for length in lengths {
+        if taken > 0 && taken + length > RECORDS_BYTES_MAX {
+            break;
+        }
+        let count = tls.writer().write(&bytes[taken..taken + length])?;
+        taken += count;
+        if count < length {
+            break;
+        }
+    }
+    // What does not leave now is flushed later.
+    match wire.send(tls) {
+        Poll::Ready(Err(err)) => Poll::Ready(Err(err)),
+        _ => Poll::Ready(Ok(taken)),
+    }
+}
+
+/// A wire for those who know no tasks: what is not ready would block.
+struct AtOnce<'a, 'b> {
+    wire: &'a mut Wire,
+    cx: &'a mut Context<'b>,
+}
+
+impl AtOnce<'_, '_> {
+    /// Sends the records that wait, many by one call.
+    fn send(&mut self, tls: &mut ServerConnection) -> Poll<io::Result<()>> {
+        while tls.wants_write() {
+            match tls.write_tls(self) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(err) => return Poll::Ready(Err(err)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl io::Write for AtOnce<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = Pin::new(&mut *self.wire).poll_write(self.cx, bytes);
+        or_would_block(written)
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let written = Pin::new(&mut *self.wire).poll_write_vectored(self.cx, slices);
+        or_would_block(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn or_would_block<T>(result: Poll<io::Result<T>>) -> io::Result<T> {
+    match result {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// The most bytes of messages that are encrypted before any of them is sent, but for one alone:
+/// less than what the TLS layer holds, which would cut a message in two.
+const RECORDS_BYTES_MAX: usize = 48 * 1024;
 
 /// The TCP connection below an optional TLS layer. A write that cannot go on for `stall` fails,
 /// so that a peer that stops reading holds neither memory nor a place.

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 
 use super::sys::{
-    BATCH, Datagram, Outcome, RecvBatch, Run, SendBatch, SocketError, send_alone, set_dont_fragment,
+    BATCH, Datagram, Outcome, RecvBatch, Run, Segmenting, SendBatch, SocketError, send_alone,
+    set_dont_fragment,
 };
-use super::udp::{Port, Sockets, Token};
+use super::udp::{Sockets, Token};
 use crate::metrics::{DropReason, RunSwitch, WorkerMetrics};
 use crate::turn::{FiveTuple, RelayId, ToClient};
 
@@ -267,7 +269,7 @@ impl Outbound {
                 // The bit is the socket's, so those that ask for it leave as groups of their own.
                 let dont_fragment = waiting[place as usize].marks.dont_fragment;
                 let chain = Chain { waiting, next: &mut next, memory: &memory, dont_fragment };
-                sent.add(send(port, chain, batch, &mut each), metrics);
+                sent.add(send(port.outlet(), dont_fragment, chain, batch, &mut each), metrics);
             }
         }
         self.clear();
@@ -293,20 +295,19 @@ impl Outbound {
 }
 
 /// Sends a group with the DF bit or without.
-fn send(
-    port: &mut Port,
-    chain: Chain<'_, '_>,
+pub(super) fn send<'a>(
+    (socket, segmenting): (BorrowedFd<'_>, &mut Segmenting),
+    dont_fragment: bool,
+    runs: impl Iterator<Item = Run<'a>>,
     batch: &mut SendBatch,
     each: impl FnMut(SocketError),
 ) -> Outcome {
-    let (socket, segmenting) = port.outlet();
     // Who asked for it is not served without.
-    if chain.dont_fragment && set_dont_fragment(socket, true).is_err() {
-        return Outcome { failed: chain.map(|run| run.count).sum(), ..Outcome::default() };
+    if dont_fragment && set_dont_fragment(socket, true).is_err() {
+        return Outcome { failed: runs.map(|run| run.count).sum(), ..Outcome::default() };
     }
-    let clears = chain.dont_fragment;
-    let outcome = batch.send_runs(socket, segmenting, chain, each);
-    if clears {
+    let outcome = batch.send_runs(socket, segmenting, runs, each);
+    if dont_fragment {
         // What was set a moment ago can be set back.
         let _ = set_dont_fragment(socket, false);
     }
@@ -314,8 +315,9 @@ fn send(
 }
 
 impl Sent {
+    /// Adds what became of a group, and counts it.
     #[inline]
-    fn add(&mut self, outcome: Outcome, metrics: &WorkerMetrics) {
+    pub(super) fn add(&mut self, outcome: Outcome, metrics: &WorkerMetrics) {
         let alone = outcome.sent - outcome.segmented;
         self.datagrams += outcome.sent;
         self.messages += alone + outcome.segmented_sends;

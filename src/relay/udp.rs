@@ -74,13 +74,7 @@ impl Port {
     /// Learns how many datagrams the receive queue has lost in all, as `SO_RXQ_OVFL` tells it or
     /// `SO_MEMINFO`; returns how many that are since it was last told.
     fn lost(&mut self, told: u32) -> u32 {
-        let lost = told.wrapping_sub(self.queue_drops);
-        if lost > u32::MAX / 2 {
-            // A datagram that had waited was told of less than is known by now.
-            return 0;
-        }
-        self.queue_drops = told;
-        lost
+        lost_since(&mut self.queue_drops, told)
     }
 
     /// What it takes to send.
@@ -181,7 +175,6 @@ pub(super) struct Sockets {
     clients: Vec<ClientSocket>,
     /// Those of the allocations, each at the place of its number: the engine's numbers are dense.
     relays: Vec<Option<Port>>,
-    relays_open: usize,
     relay_socket: SocketOptions,
 }
 
@@ -206,58 +199,24 @@ impl Sockets {
             let share = Share::new(features.source_filter, Instant::now());
             clients.push(ClientSocket { port, local, wildcard, share });
         }
-        Ok(Self { clients, ..Self::with(poll, relay_socket) })
-    }
-
-    /// No listeners and no inbox: the sockets of the allocations of one client, whose own messages
-    /// come over a stream.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub(super) fn of_stream(mut relay_socket: SocketOptions) -> io::Result<Self> {
-        // What goes to a stream leaves one by one.
-        (relay_socket.features.merge, relay_socket.features.segment) = (false, false);
-        Ok(Self::with(Poll::new(EVENTS_OF_STREAM)?, relay_socket))
-    }
-
-    fn with(poll: Poll, relay_socket: SocketOptions) -> Self {
-        Self { poll, clients: Vec::new(), relays: Vec::new(), relays_open: 0, relay_socket }
-    }
-
-    /// Whether there is no allocation.
-    pub(super) fn has_no_relay(&self) -> bool {
-        self.relays_open == 0
+        Ok(Self { poll, clients, relays: Vec::new(), relay_socket })
     }
 
     /// Binds the socket `relay` of an allocation.
     pub(super) fn bind(&mut self, relay: RelayId, local: SocketAddr) -> Result<(), BindFailure> {
-        let socket = self.open(local)?;
+        let socket = open(local, self.relay_socket)?;
         self.watch(relay, socket)
     }
 
     /// Binds a socket that is held for a later allocation, here or at another worker. Nobody reads
     /// it until then; its receive buffer bounds what gathers.
     pub(super) fn reserve(&self, local: SocketAddr) -> Result<HeldSocket, BindFailure> {
-        self.open(local).map(HeldSocket::new)
+        open(local, self.relay_socket).map(HeldSocket::new)
     }
 
     /// Takes a socket over that was held for the allocation of `relay`.
     pub(super) fn adopt(&mut self, relay: RelayId, held: HeldSocket) -> Result<(), BindFailure> {
-        // Only `reserve` makes them, so it is a socket of its kind.
-        let socket: Socket = held.into_socket().ok_or(BindFailure::Unavailable)?;
-        // What came before anybody asked for the address is for nobody; later it might pass for
-        // what somebody was permitted to send.
-        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
-        for _ in 0..EARLY_MAX {
-            if socket.recv(&mut byte).is_err() {
-                break;
-            }
-        }
-        self.watch(relay, socket)
-    }
-
-    fn open(&self, local: SocketAddr) -> Result<Socket, BindFailure> {
-        relay_socket(local, self.relay_socket).map_err(bind_failure)
+        self.watch(relay, taken_over(held)?)
     }
 
     fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
@@ -267,15 +226,15 @@ impl Sockets {
         if place >= self.relays.len() {
             self.relays.resize_with(place + 1, || None);
         }
-        let before = self.relays[place].replace(Port::new(socket, self.relay_socket.features));
-        self.relays_open += usize::from(before.is_none());
+        self.relays[place] = Some(Port::new(socket, self.relay_socket.features));
         Ok(())
     }
 
     /// Closes the socket of allocation `relay`.
     pub(super) fn close(&mut self, relay: RelayId) {
-        let place = self.relays.get_mut(relay.0 as usize);
-        self.relays_open -= usize::from(place.and_then(Option::take).is_some());
+        if let Some(place) = self.relays.get_mut(relay.0 as usize) {
+            *place = None;
+        }
     }
 
     /// Counts what the receive queue of `token` has lost, as `told`; returns how many that are.
@@ -332,7 +291,7 @@ impl Sockets {
 
     fn end_window(&mut self, index: u32, now: Instant, metrics: &WorkerMetrics) {
         let token = Token::Client(index);
-        let told = self.socket(token).and_then(queue_drops);
+        let told = self.port_mut(token).and_then(|port| queue_drops(port.fd()));
         let lost = self.note_queue_drops(token, told, metrics);
         if let Some(client) = self.clients.get_mut(index as usize) {
             let change = client.share.tick(now, lost);
@@ -345,25 +304,7 @@ impl Sockets {
         self.clients.get_mut(index as usize)
     }
 
-    /// The listener of that index.
-    pub(super) fn client(&self, index: u32) -> Option<&ClientSocket> {
-        self.clients.get(index as usize)
-    }
-
-    /// The socket that `token` stands for.
-    pub(super) fn socket(&self, token: Token) -> Option<BorrowedFd<'_>> {
-        self.port(token).map(Port::fd)
-    }
-
-    fn port(&self, token: Token) -> Option<&Port> {
-        match token {
-            Token::Wake => None,
-            Token::Client(index) => self.client(index).map(|client| &client.port),
-            Token::Relay(id) => self.relays.get(id as usize)?.as_ref(),
-        }
-    }
-
-    /// The same with what is known about it.
+    /// The socket that `token` stands for, with what is known about it.
     #[inline]
     pub(super) fn port_mut(&mut self, token: Token) -> Option<&mut Port> {
         match token {
@@ -386,11 +327,41 @@ impl Sockets {
 
 /// The most sockets that one wait of a worker reports.
 const EVENTS: usize = 256;
-/// The same for the few sockets of one client.
-const EVENTS_OF_STREAM: usize = 4;
 
 /// The most datagrams thrown away from a socket that was held: more than its buffer has room for.
 const EARLY_MAX: usize = 16_384;
+
+/// A bound socket for an allocation.
+pub(super) fn open(local: SocketAddr, options: SocketOptions) -> Result<Socket, BindFailure> {
+    relay_socket(local, options).map_err(bind_failure)
+}
+
+/// How many datagrams a queue has lost that had lost `before` when it was last asked, and by now
+/// has lost `told`.
+pub(super) fn lost_since(before: &mut u32, told: u32) -> u32 {
+    let lost = told.wrapping_sub(*before);
+    if lost > u32::MAX / 2 {
+        // A datagram that had waited was told of less than is known by now.
+        return 0;
+    }
+    *before = told;
+    lost
+}
+
+/// A socket that [`open`] made and that was held until now.
+pub(super) fn taken_over(held: HeldSocket) -> Result<Socket, BindFailure> {
+    // Nothing else is held for an allocation over UDP, so it is a socket of its kind.
+    let socket: Socket = held.into_socket().ok_or(BindFailure::Unavailable)?;
+    // What came before anybody asked for the address is for nobody; later it might pass for what
+    // somebody was permitted to send.
+    let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+    for _ in 0..EARLY_MAX {
+        if socket.recv(&mut byte).is_err() {
+            break;
+        }
+    }
+    Ok(socket)
+}
 
 pub(super) fn bind_failure(error: io::Error) -> BindFailure {
     if was_address_in_use(&error) {
@@ -426,10 +397,10 @@ mod tests {
         assert_eq!(sockets.bind(RelayId(1), taken.1), Err(BindFailure::PortTaken));
         let gone = "203.0.113.77:50000".parse().expect("a test address");
         assert_eq!(sockets.bind(RelayId(1), gone), Err(BindFailure::Unavailable));
-        assert_eq!(sockets.relays_open, 0);
+        assert_eq!(sockets.relays.iter().flatten().count(), 0);
         drop(taken.0);
         assert_eq!(sockets.bind(RelayId(1), taken.1), Ok(()));
-        assert_eq!(sockets.relays_open, 1);
+        assert_eq!(sockets.relays.iter().flatten().count(), 1);
         sockets.close(RelayId(1));
         UdpSocket::bind(taken.1).expect("the port is free again");
     }

@@ -12,6 +12,8 @@
 //! wants (RFC 8656, section 12.6). What a message says is not looked at here. Memory is bounded by
 //! the longest message, [`FRAME_BYTES_MAX`].
 
+use std::ops::Range;
+
 use super::channel_data::CHANNEL_DATA_HEADER_BYTES;
 use super::error::DecodeError;
 use super::header::{HEADER_BYTES, MAGIC_COOKIE};
@@ -76,14 +78,14 @@ impl Framer {
     /// # Errors
     /// `NotStun` or `Length` when the bytes are no message, and the same again for ever after.
     pub fn next_message(&mut self) -> Result<Option<&[u8]>, DecodeError> {
-        let waiting = &self.bytes[self.start..self.end];
-        let Some(extent) = extent(waiting)? else { return Ok(None) };
-        if waiting.len() < extent.frame {
-            return Ok(None);
-        }
-        let start = self.start;
-        self.start += extent.frame;
-        Ok(Some(&self.bytes[start..start + extent.message]))
+        let mut messages = self.messages();
+        let message = messages.next_message()?;
+        Ok(message.map(|message| &messages.bytes[message]))
+    }
+
+    /// All that has come, for whoever wants to look at several messages at a time.
+    pub fn messages(&mut self) -> Messages<'_> {
+        Messages { bytes: &self.bytes[..self.end], start: &mut self.start }
     }
 
     /// What has come and is not handed out, for whoever goes on without messages.
@@ -96,6 +98,36 @@ impl Framer {
     /// Whether a message has begun that is not whole.
     pub const fn is_amid(&self) -> bool {
         self.start < self.end
+    }
+}
+
+/// The messages that have come; those that are taken stay where they are.
+#[derive(Debug)]
+pub struct Messages<'a> {
+    bytes: &'a [u8],
+    start: &'a mut usize,
+}
+
+impl<'a> Messages<'a> {
+    /// What the messages are parts of.
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Where in [`Messages::bytes`] the next whole message is, without its padding; `None` when
+    /// more bytes must come first.
+    ///
+    /// # Errors
+    /// As those of [`Framer::next_message`].
+    pub fn next_message(&mut self) -> Result<Option<Range<usize>>, DecodeError> {
+        let start = *self.start;
+        let waiting = &self.bytes[start..];
+        let Some(extent) = extent(waiting)? else { return Ok(None) };
+        if waiting.len() < extent.frame {
+            return Ok(None);
+        }
+        *self.start += extent.frame;
+        Ok(Some(start..start + extent.message))
     }
 }
 

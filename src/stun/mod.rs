@@ -37,7 +37,7 @@ pub use channel_data::{
     write_channel_data_header,
 };
 pub use error::DecodeError;
-pub use framer::{FRAME_BYTES_MAX, Framer};
+pub use framer::{FRAME_BYTES_MAX, Framer, Messages};
 pub use header::{Class, HEADER_BYTES, MAGIC_COOKIE, Method, TransactionId};
 pub use indication::{
     DATA_INDICATION_HEADER_BYTES_MAX, DataHeader, SendIndication, data_indication_header,

@@ -203,6 +203,11 @@ impl StreamLink {
         Self { tcp, tls, unsent: Vec::new(), unread: Vec::new() }
     }
 
+    /// The connection, to wait for.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
     /// Writes a message; what does not fit now is kept and leaves first next time.
     pub(crate) fn send(&mut self, message: &[u8]) {
         match &mut self.tls {

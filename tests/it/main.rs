@@ -26,6 +26,7 @@ mod resilience;
 mod secrets;
 mod secure;
 mod soak;
+mod stream_batches;
 mod streams;
 mod tcp_relay;
 mod turn_clients;

@@ -2,27 +2,26 @@
 //! what waits to be written to it. It knows no stream; `connection.rs` does.
 
 use std::cell::RefCell;
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 
+use super::super::outbound::{self, Sent};
 use super::super::shared::Commands;
-use super::super::sys::{
-    Datagram, Readiness, RecvBatch, SendBatch, SocketError, SocketOptions, drain_errors,
-    set_dont_fragment,
-};
-use super::super::udp::{Sockets, Token, bind_failure};
+use super::super::sys::{Datagram, RecvBatch, Run, SendBatch, SocketError, SocketOptions};
+use super::super::udp::open;
 use super::super::worker::guard;
 use super::outbox::Outbox;
 use super::peers::{News, Peers};
+use super::relays::{RELAYS_MAX, Relays};
 use super::{Lease, Streams};
-use crate::metrics::{DropReason, Limit, WorkerMetrics};
+use crate::metrics::{DropReason, Limit, ReceiveQueue, WorkerMetrics};
 use crate::net::Now;
+use crate::stun::{DecodeError, Messages};
 use crate::turn::{
     Action, Actions, BindFailure, DataConnection, FiveTuple, HEADROOM, HeldSocket, RelayId, Server,
     Verdict,
@@ -41,9 +40,8 @@ pub(super) struct Client {
     pub(super) is_overrun: bool,
     /// What the connection turns into, once the answer to that has left.
     pub(super) bound: Option<Bound>,
-    /// There from the first allocation until the last one ends.
-    relays: Option<Relays>,
-    /// The same for TCP allocations.
+    relays: Relays,
+    /// There from the first TCP allocation until the last one ends.
     peers: Option<Peers>,
     relay_socket: SocketOptions,
     actions: Actions,
@@ -67,7 +65,7 @@ impl Client {
             released: now.instant,
             is_overrun: false,
             bound: None,
-            relays: None,
+            relays: Relays::new(relay_socket.features),
             peers: None,
             relay_socket,
             actions: Actions::new(),
@@ -77,8 +75,7 @@ impl Client {
 
     /// Whether an allocation has a socket.
     pub(super) fn has_relay(&self) -> bool {
-        self.relays.as_ref().is_some_and(|relays| !relays.sockets.has_no_relay())
-            || self.peers.as_ref().is_some_and(|peers| !peers.is_empty())
+        !self.relays.is_empty() || self.peers.as_ref().is_some_and(|peers| !peers.is_empty())
     }
 
     /// The counters of this connection, and what all of them share.
@@ -96,40 +93,74 @@ impl Client {
         self.lease.metrics.dropped(reason);
     }
 
-    /// Handles one message of the client, without its padding.
-    pub(super) fn handle_message(&mut self, message: &[u8]) {
+    /// Handles what has come of the client, but no more than its share. Payloads leave together,
+    /// though never later than what a request after them does.
+    pub(super) fn handle_messages(&mut self, messages: &mut Messages<'_>) -> Handled {
+        SCRATCH.with_borrow_mut(|scratch| {
+            // A panic may have left something.
+            scratch.outgoing.clear();
+            let mut count = 0;
+            let end = loop {
+                if count == MESSAGES_MAX || self.bound.is_some() {
+                    break Ok(count == MESSAGES_MAX);
+                }
+                match messages.next_message() {
+                    Ok(Some(at)) => self.handle_message(messages.bytes(), at, scratch),
+                    Ok(None) => break Ok(false),
+                    Err(why) => break Err(why),
+                }
+                count += 1;
+            };
+            self.send(messages.bytes(), scratch);
+            Handled { count, end }
+        })
+    }
+
+    /// Handles the message at `at`, without its padding.
+    fn handle_message(&mut self, bytes: &[u8], at: Range<usize>, scratch: &mut Scratch) {
+        let message = &bytes[at.clone()];
         #[cfg(test)]
         assert_ne!(message.get(8..20), Some(&super::tests::PANIC[..]), "a panic of a test");
         let Self { engine, actions, now, five_tuple, .. } = self;
         match engine.handle_client(*now, *five_tuple, message, actions) {
             Verdict::Done => {}
             Verdict::ToPeer { relay, peer, payload, dont_fragment } => {
-                self.send(relay, peer, &message[payload], dont_fragment);
+                let payload = at.start + payload.start..at.start + payload.end;
+                scratch.outgoing.push(Outgoing { relay, to: peer, payload, dont_fragment });
             }
             Verdict::ToClient { datagram, .. } => {
                 self.push_packet(&message[datagram]);
             }
         }
-        self.execute();
+        if !self.actions.is_empty() {
+            // One of them may close the socket.
+            self.send(bytes, scratch);
+            self.execute();
+        }
     }
 
-    /// Hands what peers have sent to the engine; whether there was anything to do.
+    /// Hands what peers have sent to the engine, one batch of each socket; whether there was
+    /// anything to do.
     pub(super) fn poll_relays(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(Relays { sockets, readiness }) = &mut self.relays else { return false };
-        let Poll::Ready(ready) = readiness.poll(cx) else { return false };
-        let count = sockets.poll.wait(Duration::ZERO).unwrap_or(0);
-        if count == 0 {
-            // Whether something has come meanwhile is for the next round to see.
-            ready.clear();
+        if self.relays.is_empty() {
+            return false;
         }
-        for index in 0..count {
-            let Some(Relays { sockets, .. }) = &self.relays else { break };
-            let event = sockets.poll.event(index);
-            if let Token::Relay(id) = Token::from_number(event.token) {
-                self.read_relay(RelayId(id), event.error);
+        let mut is_busy = false;
+        let mut errors = Vec::new();
+        SCRATCH.with_borrow_mut(|Scratch { received, .. }| {
+            for index in 0..RELAYS_MAX {
+                let batch = self.relays.receive(index, cx, received, &mut errors);
+                let Poll::Ready((relay, count)) = batch else { continue };
+                is_busy = true;
+                let lost = self.relays.lost(relay, received.queue_drops());
+                self.lease.metrics.queue_dropped(ReceiveQueue::Relay, lost.into());
+                for index in 0..count {
+                    self.handle_peer(relay, index, received);
+                }
             }
-        }
-        true
+        });
+        self.tell_errors(errors);
+        is_busy
     }
 
     /// Hands connections to and from peers to the engine; whether there was anything to do.
@@ -187,31 +218,6 @@ impl Client {
         self.execute();
     }
 
-    /// Reads one batch; the rest is reported again, after everything else had its turn.
-    fn read_relay(&mut self, relay: RelayId, error: bool) {
-        let mut errors = Vec::new();
-        SCRATCH.with_borrow_mut(|Scratch { received, .. }| {
-            let Some(socket) = self.socket(relay) else { return };
-            if error {
-                drain_errors(socket, |error| errors.push((relay, error)));
-            }
-            // An error is one of an earlier datagram, and is gone with being told.
-            let count = received.recv(socket).unwrap_or(0);
-            self.note_queue_drops(relay, received);
-            for index in 0..count {
-                self.handle_peer(relay, index, received);
-            }
-        });
-        self.tell_errors(errors);
-    }
-
-    fn note_queue_drops(&mut self, relay: RelayId, received: &RecvBatch) {
-        let (token, told) = (Token::Relay(relay.0), received.queue_drops());
-        if let Some(relays) = &mut self.relays {
-            relays.sockets.note_queue_drops(token, told, &self.lease.metrics);
-        }
-    }
-
     /// Tells the client of the ICMP errors that came to its relay sockets: like what peers send,
     /// if it reads quickly enough.
     fn tell_errors(&mut self, errors: Vec<(RelayId, SocketError)>) {
@@ -251,31 +257,29 @@ impl Client {
         }
     }
 
-    /// Sends at once: a stream brings few messages at a time, so there is little to group. DSCP
-    /// and ECN are those of best effort, as RFC 8656, section 15 allows for what comes by TCP.
-    fn send(&mut self, relay: RelayId, to: SocketAddr, bytes: &[u8], dont_fragment: bool) {
-        let Some(socket) = self.socket(relay) else {
-            return self.dropped(DropReason::SendFailed);
-        };
-        // The bit is the socket's, so it is set for this one alone.
-        if dont_fragment && set_dont_fragment(socket, true).is_err() {
-            return self.dropped(DropReason::SendFailed);
-        }
+    /// Sends what waits, parts of `bytes`, in order. DSCP and ECN are those of best effort, as
+    /// RFC 8656, section 15 allows for what comes by TCP.
+    fn send(&mut self, bytes: &[u8], scratch: &mut Scratch) {
+        let Scratch { send, outgoing, .. } = scratch;
+        let alike =
+            |a: &Outgoing, b: &Outgoing| a.relay == b.relay && a.dont_fragment == b.dont_fragment;
         let mut errors = Vec::new();
-        let each = |error| errors.push((relay, error));
-        let outcome = SCRATCH.with_borrow_mut(|Scratch { send, .. }| {
-            send.send(socket, 1, each, |_| Datagram { bytes, to, from: None, traffic_class: 0 })
-        });
-        if dont_fragment {
-            // What was set a moment ago can be set back.
-            let _ = set_dont_fragment(socket, false);
+        let mut sent = Sent::default();
+        for group in outgoing.chunk_by(alike) {
+            let Outgoing { relay, dont_fragment, .. } = group[0];
+            let Some(outlet) = self.relays.outlet(relay) else {
+                group.iter().for_each(|_| self.dropped(DropReason::SendFailed));
+                continue;
+            };
+            let runs = group.iter().map(|Outgoing { to, payload, .. }| {
+                let bytes = &bytes[payload.clone()];
+                Run::single(Datagram { bytes, to: *to, from: None, traffic_class: 0 })
+            });
+            let each = |error| errors.push((relay, error));
+            let outcome = outbound::send(outlet, dont_fragment, runs, send, each);
+            sent.add(outcome, &self.lease.metrics);
         }
-        if outcome.full > 0 {
-            self.dropped(DropReason::SendBufferFull);
-        }
-        if outcome.failed > 0 {
-            self.dropped(DropReason::SendFailed);
-        }
+        outgoing.clear();
         self.tell_errors(errors);
     }
 
@@ -291,7 +295,8 @@ impl Client {
     /// Carries out the engine's actions in order, and those that follow from them.
     fn execute(&mut self) {
         while !self.actions.is_empty() {
-            for action in std::mem::take(&mut self.actions) {
+            let mut actions = std::mem::take(&mut self.actions);
+            for action in actions.drain(..) {
                 match action {
                     Action::Answer { bytes, .. } => {
                         if self.outbox.push_answer(&bytes).is_err() && !self.is_overrun {
@@ -300,16 +305,17 @@ impl Client {
                         }
                     }
                     Action::Bind { relay, local } => {
-                        let result = self.sockets().and_then(|sockets| sockets.bind(relay, local));
+                        let result = self.relays.bind(relay, local, self.relay_socket);
                         self.bound(relay, result);
                     }
                     Action::Adopt { relay, socket } => {
-                        let result =
-                            self.sockets().and_then(|sockets| sockets.adopt(relay, socket));
+                        let result = self.relays.adopt(relay, socket);
                         self.bound(relay, result);
                     }
                     Action::Reserve { relay, local } => {
-                        let result = self.sockets().and_then(|sockets| sockets.reserve(local));
+                        // Nobody reads it until it is adopted; its receive buffer bounds what
+                        // gathers.
+                        let result = open(local, self.relay_socket).map(HeldSocket::new);
                         let Self { engine, actions, now, .. } = self;
                         engine.reserved(*now, relay, result, actions);
                     }
@@ -329,6 +335,10 @@ impl Client {
                     }
                 }
             }
+            // The memory is kept, so that what a client asks for again and again takes no more.
+            if self.actions.is_empty() {
+                self.actions = actions;
+            }
         }
     }
 
@@ -345,30 +355,15 @@ impl Client {
                 self.released = self.now.instant;
             }
         }
-        let Some(relays) = &mut self.relays else { return };
-        relays.sockets.close(relay);
-        if relays.sockets.has_no_relay() {
-            self.relays = None;
+        if !self.relays.is_empty() {
+            self.relays.close(relay);
             self.released = self.now.instant;
         }
-    }
-
-    fn socket(&self, relay: RelayId) -> Option<BorrowedFd<'_>> {
-        self.relays.as_ref()?.sockets.socket(Token::Relay(relay.0))
     }
 
     fn peers(&mut self) -> &mut Peers {
         let buffer_bytes = self.lease.streams.limits.tcp_buffer_bytes;
         self.peers.get_or_insert_with(|| Peers::new(buffer_bytes))
-    }
-
-    /// The sockets, made with the first allocation: most connections never have one.
-    fn sockets(&mut self) -> Result<&mut Sockets, BindFailure> {
-        let relays = match self.relays.take() {
-            Some(relays) => relays,
-            None => Relays::new(self.relay_socket).map_err(bind_failure)?,
-        };
-        Ok(&mut self.relays.insert(relays).sockets)
     }
 }
 
@@ -378,18 +373,21 @@ pub(super) struct Bound {
     pub(super) connection: DataConnection,
 }
 
-/// The sockets of the client's allocation, and how its task hears of them.
-struct Relays {
-    sockets: Sockets,
-    readiness: Readiness,
+/// What became of the messages of a round.
+pub(super) struct Handled {
+    /// Whole messages.
+    pub(super) count: usize,
+    /// Whether its share ended the round, so that there may be more messages; or what can be none.
+    pub(super) end: Result<bool, DecodeError>,
 }
 
-impl Relays {
-    fn new(relay_socket: SocketOptions) -> io::Result<Self> {
-        let sockets = Sockets::of_stream(relay_socket)?;
-        let readiness = Readiness::of(&sockets.poll)?;
-        Ok(Self { sockets, readiness })
-    }
+/// A payload that waits for the end of the round.
+struct Outgoing {
+    relay: RelayId,
+    to: SocketAddr,
+    /// Where it is in the bytes of the round.
+    payload: Range<usize>,
+    dont_fragment: bool,
 }
 
 impl Drop for Client {
@@ -400,6 +398,8 @@ impl Drop for Client {
     }
 }
 
+/// The most messages of the client that one round handles.
+const MESSAGES_MAX: usize = 64;
 /// The most connections of peers that one round handles.
 const NEWS_MAX: usize = 16;
 /// The most ICMP errors that a client is told of at once, as by a worker.
@@ -408,11 +408,15 @@ const ERRORS_MAX: usize = 64;
 /// Memory to receive and send with; nothing stays in it between two calls.
 struct Scratch {
     received: RecvBatch,
+    outgoing: Vec<Outgoing>,
     send: SendBatch,
 }
 
 thread_local! {
     /// One for each thread that runs tasks, for one per connection would be megabytes each.
-    static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { received: RecvBatch::new(), send: SendBatch::new() });
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        received: RecvBatch::new(),
+        outgoing: Vec::with_capacity(MESSAGES_MAX),
+        send: SendBatch::new(),
+    });
 }

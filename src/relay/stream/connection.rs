@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 
 use super::StreamLimits;
-use super::client::{Bound, Client};
+use super::client::{Bound, Client, Handled};
 use super::registry::Seat;
 use super::splice::Splice;
 use crate::edge::Stream;
@@ -110,9 +110,10 @@ impl Connection {
             let (_, metrics) = self.client.counters();
             return splice.poll(cx, Pin::new(&mut self.stream), metrics);
         }
-        for _ in 0..ROUNDS {
-            self.client.now = Now::read();
-            let busy = self.ending.is_none() && self.relay(cx);
+        self.client.now = Now::read();
+        let mut rounds = 0;
+        loop {
+            let is_busy = self.ending.is_none() && self.relay(cx);
             if self.client.is_overrun {
                 return Poll::Ready(End::Overrun);
             }
@@ -128,16 +129,22 @@ impl Connection {
                 }
                 Poll::Pending => {}
             }
+            rounds += 1;
+            if is_busy && rounds < ROUNDS {
+                continue;
+            }
             if let Some(end) = self.poll_deadline(cx) {
                 return Poll::Ready(end);
             }
+            if is_busy {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             // What a sweep has to say leaves in the next round.
-            if !busy && !std::mem::take(&mut self.is_swept) {
+            if !std::mem::take(&mut self.is_swept) {
                 return Poll::Pending;
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// Whatever has come, from the client or from peers; whether there was anything. A connection
@@ -177,28 +184,21 @@ impl Connection {
 
     fn cut(&mut self) {
         let now = self.client.now.instant;
-        for _ in 0..MESSAGES {
-            match self.framer.next_message() {
-                Ok(Some(message)) => {
-                    (self.spoke, self.amid_since) = (now, None);
-                    self.client.handle_message(message);
-                    if self.client.bound.is_some() {
-                        return;
-                    }
-                }
-                Ok(None) => {
-                    self.is_uncut = false;
-                    let since = self.framer.is_amid().then(|| self.amid_since.unwrap_or(now));
-                    self.amid_since = since;
-                    return;
-                }
-                Err(why) => {
-                    self.client.dropped(DropReason::Malformed);
-                    return self.end(End::BadFrame(why));
-                }
+        let Handled { count, end } = self.client.handle_messages(&mut self.framer.messages());
+        if count > 0 {
+            (self.spoke, self.amid_since) = (now, None);
+        }
+        match end {
+            Ok(is_uncut) => {
+                self.is_uncut = is_uncut;
+                let is_amid = !is_uncut && self.client.bound.is_none() && self.framer.is_amid();
+                self.amid_since = is_amid.then(|| self.amid_since.unwrap_or(now));
+            }
+            Err(why) => {
+                self.client.dropped(DropReason::Malformed);
+                self.end(End::BadFrame(why));
             }
         }
-        self.is_uncut = true;
     }
 
     /// Nothing is read any more, and nothing relayed; answers still leave.
@@ -263,8 +263,6 @@ impl Connection {
 
 /// How many times in a row a connection reads, relays and writes before others have their turn.
 const ROUNDS: usize = 8;
-/// The most messages of the client that one round handles.
-const MESSAGES: usize = 64;
 /// How long what waits may take to leave after the end.
 const LINGER: Duration = Duration::from_secs(5);
 /// The engine is told the time no more often than this.

@@ -2,9 +2,10 @@
 //! that has this one client, so no packet crosses threads.
 //!
 //! The straight line: `edge` accepts, ends TLS and calls [`Streams::serve`]; the framer finds the
-//! messages; the engine decides, as for UDP; a payload leaves through the allocation's socket at
-//! once, and what goes to the client waits in an outbox of bounded size. A slow client loses
-//! packets and holds up nobody. The allocation ends with the connection.
+//! messages; the engine decides, as for UDP; the payloads of one read leave through the
+//! allocation's socket together, and what a batch of that socket brings gathers in an outbox of
+//! bounded size, which is written at once. A slow client loses packets and holds up nobody. The
+//! allocation ends with the connection.
 //!
 //! With a TCP allocation (RFC 6062) peers come and are connected in `peers.rs`; a connection whose
 //! client binds one of these is a `splice.rs` from then on, and the framer is asked no more.
@@ -14,6 +15,7 @@ mod connection;
 mod outbox;
 mod peers;
 mod registry;
+mod relays;
 mod splice;
 #[cfg(test)]
 mod tests;

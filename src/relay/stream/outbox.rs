@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::AsyncWrite;
+
+use crate::edge::WriteMessages;
 
 /// Whole messages in order, padded to four bytes as a stream wants it (RFC 8656, section 12.5).
 ///
@@ -22,7 +23,7 @@ pub(super) struct Outbox {
     /// The most bytes that have waited since the memory was new.
     peak: usize,
     /// Where messages end: how much of the first is left, then how long each of the others is.
-    /// Only where each is written alone.
+    /// Only where each has a record of its own.
     borders: Option<VecDeque<usize>>,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Outbox {
 pub(super) struct Full;
 
 impl Outbox {
-    /// With `each_alone` no two messages are written by one call, and so share no TLS record:
+    /// With `each_alone` the stream is told where messages end, so that no two share a TLS record:
     /// clients are about that read a record and take it for one message.
     pub(super) fn new(bytes_max: usize, each_alone: bool) -> Self {
         let borders = each_alone.then(VecDeque::new);
@@ -68,23 +69,18 @@ impl Outbox {
     /// What the stream says: the connection is over.
     pub(super) fn poll_write(
         &mut self,
-        mut stream: Pin<&mut impl AsyncWrite>,
+        mut stream: Pin<&mut impl WriteMessages>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
-            let first = self.borders.as_ref().and_then(|borders| borders.front().copied());
-            let part = &self.waiting[..first.unwrap_or(self.waiting.len())];
-            let written = ready!(stream.as_mut().poll_write(cx, part))?;
+            let lengths = self.borders.iter().flatten().copied();
+            let written = stream.as_mut().poll_write_messages(cx, &self.waiting, lengths);
+            let written = ready!(written)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.waiting.advance(written);
+            self.forget(written);
             self.unflushed = true;
-            match self.borders.as_mut().and_then(VecDeque::front_mut) {
-                Some(left) if *left > written => *left -= written,
-                Some(_) => drop(self.borders.as_mut().map(VecDeque::pop_front)),
-                None => {}
-            }
         }
         if self.unflushed {
             ready!(stream.poll_flush(cx))?;
@@ -97,6 +93,19 @@ impl Outbox {
         }
         Poll::Ready(Ok(()))
     }
+
+    fn forget(&mut self, mut written: usize) {
+        self.waiting.advance(written);
+        let Some(borders) = &mut self.borders else { return };
+        while let Some(left) = borders.front_mut() {
+            if *left > written {
+                *left -= written;
+                return;
+            }
+            written -= *left;
+            borders.pop_front();
+        }
+    }
 }
 
 /// Room for answers when packets have taken all of theirs.
@@ -108,9 +117,21 @@ const KEPT_BYTES_MAX: usize = 16 * 1024;
 mod tests {
     use std::task::Waker;
 
-    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWrite, DuplexStream, duplex};
 
     use super::*;
+
+    /// A stream without records.
+    impl WriteMessages for DuplexStream {
+        fn poll_write_messages(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+            _: impl Iterator<Item = usize>,
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write(cx, bytes)
+        }
+    }
 
     #[tokio::test]
     async fn messages_leave_in_order_and_padded() {
@@ -146,18 +167,30 @@ mod tests {
         outbox.push_packet(&[2; 1]).expect("there is room again");
     }
 
-    /// Takes at most five bytes at a time, and keeps what each call brought.
-    struct Calls(Vec<Vec<u8>>);
+    /// Takes at most fifteen bytes at a time, and keeps what each call was told.
+    #[derive(Default)]
+    struct Calls(Vec<(Vec<u8>, Vec<usize>)>);
 
-    impl AsyncWrite for Calls {
-        fn poll_write(
+    impl WriteMessages for Calls {
+        fn poll_write_messages(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
             bytes: &[u8],
+            lengths: impl Iterator<Item = usize>,
         ) -> Poll<io::Result<usize>> {
-            let count = bytes.len().min(5);
-            self.0.push(bytes[..count].to_vec());
+            let count = bytes.len().min(15);
+            self.0.push((bytes[..count].to_vec(), lengths.collect()));
             Poll::Ready(Ok(count))
+        }
+    }
+
+    impl AsyncWrite for Calls {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            unreachable!("messages are written as such")
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -170,18 +203,20 @@ mod tests {
     }
 
     #[test]
-    fn over_tls_no_two_messages_are_written_at_once() {
+    fn the_stream_is_told_where_messages_end_also_after_a_part_of_one() {
         let calls = |each_alone| {
-            let (mut stream, mut outbox) = (Calls(Vec::new()), Outbox::new(100, each_alone));
-            for message in [&b"1234"[..], b"abcdefgh", b"5678"] {
+            let (mut stream, mut outbox) = (Calls::default(), Outbox::new(100, each_alone));
+            for message in [&b"1234"[..], b"abcdefgh", b"5678", b"efg", b"hi"] {
                 outbox.push_packet(message).expect("there is room");
             }
             let mut cx = Context::from_waker(Waker::noop());
             assert!(outbox.poll_write(Pin::new(&mut stream), &mut cx).is_ready());
             stream.0
         };
-        assert_eq!(calls(true), [&b"1234"[..], b"abcde", b"fgh", b"5678"]);
-        assert_eq!(calls(false), [&b"1234a"[..], b"bcdef", b"gh567", b"8"]);
+        let bytes = [b"1234abcdefgh567".to_vec(), b"8efg\0hi\0\0".to_vec()];
+        let borders = [vec![4, 8, 4, 4, 4], vec![1, 4, 4]];
+        assert!(calls(true).into_iter().eq(bytes.clone().into_iter().zip(borders)));
+        assert!(calls(false).into_iter().eq(bytes.into_iter().zip([vec![], vec![]])));
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod segmenting;
 mod send;
 mod socket;
 mod tcp;
+mod watch;
 
 #[cfg(test)]
 pub(super) use calls::count as count_calls;
@@ -29,7 +30,7 @@ pub use features::Features;
 pub(super) use features::SocketOptions;
 pub(super) use filter::{BUCKETS, Filter, PARTS, Salt, is_request};
 pub use limits::raise_descriptor_limit;
-pub(super) use poll::{Event, Poll, Readiness, Wake};
+pub(super) use poll::{Event, Poll, Wake};
 pub(super) use queue::queue_drops;
 pub(super) use recv::{Received, RecvBatch};
 pub(super) use segmenting::Segmenting;
@@ -41,6 +42,7 @@ pub(super) use socket::{
     udp_listener, was_address_in_use, was_exhausted,
 };
 pub(super) use tcp::{tcp_relay_listener, tcp_relay_socket};
+pub(super) use watch::Watched;
 
 /// The most datagrams that one system call receives or sends.
 pub(super) const BATCH: usize = 64;

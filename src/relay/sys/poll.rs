@@ -3,13 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
-use std::task::{Context, Poll as TaskPoll};
 use std::time::Duration;
 
 use super::calls::{Call, made};
-use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 /// One socket that has something for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +19,7 @@ pub(in crate::relay) struct Event {
 /// An epoll descriptor, level-triggered: what is not read now is reported again.
 #[derive(Debug)]
 pub(in crate::relay) struct Poll {
-    epoll: Arc<OwnedFd>,
+    epoll: OwnedFd,
     events: Box<[libc::epoll_event]>,
 }
 
@@ -39,7 +35,7 @@ impl Poll {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor was opened above and nobody else owns it.
-        let epoll = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
+        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
         let events = vec![libc::epoll_event { events: 0, u64: 0 }; events.max(1)];
         Ok(Self { epoll, events: events.into() })
     }
@@ -89,42 +85,6 @@ impl Poll {
     }
 }
 
-/// Tells a task of the runtime when a [`Poll`] has something to report.
-#[derive(Debug)]
-pub(in crate::relay) struct Readiness(AsyncFd<Arc<OwnedFd>>);
-
-impl Readiness {
-    /// # Errors
-    /// When the runtime's own epoll takes no more.
-    pub(in crate::relay) fn of(poll: &Poll) -> io::Result<Self> {
-        let epoll = Arc::clone(&poll.epoll);
-        // SAFETY: the descriptor is owned by the `Arc` that the `AsyncFd` keeps, and stays open
-        // and the same as long as that lives: nobody has access to either from outside.
-        let registered = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) };
-        Ok(Self(registered.map_err(io::Error::from)?))
-    }
-
-    /// Ready while the poll may have events; otherwise the task is woken when it has.
-    /// [`Poll::wait`] says which, and none means that [`Ready::clear`] is to be called.
-    pub(in crate::relay) fn poll(&self, cx: &mut Context<'_>) -> TaskPoll<Ready<'_>> {
-        match self.0.poll_read_ready(cx) {
-            TaskPoll::Ready(Ok(ready)) => TaskPoll::Ready(Ready(ready)),
-            // The runtime shuts down, and so will the task.
-            TaskPoll::Ready(Err(_)) | TaskPoll::Pending => TaskPoll::Pending,
-        }
-    }
-}
-
-/// That a poll may have events.
-pub(in crate::relay) struct Ready<'a>(AsyncFdReadyGuard<'a, Arc<OwnedFd>>);
-
-impl Ready<'_> {
-    /// There were none: wait for the next.
-    pub(in crate::relay) fn clear(mut self) {
-        self.0.clear_ready();
-    }
-}
-
 /// Ends another thread's [`Poll::wait`].
 #[derive(Debug)]
 pub(in crate::relay) struct Wake(File);
@@ -164,6 +124,7 @@ impl AsFd for Wake {
 mod tests {
     use super::*;
     use std::net::UdpSocket;
+    use std::sync::Arc;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -181,25 +142,6 @@ mod tests {
         }
         socket.recv_from(&mut [0; 8]).expect("the datagram");
         assert_eq!(poll.wait(Duration::ZERO).expect("a wait"), 0);
-    }
-
-    #[tokio::test]
-    async fn a_task_is_woken_when_a_socket_is_readable() {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let mut poll = Poll::new(1).expect("epoll");
-        poll.add(socket.as_fd(), 7).expect("a watch");
-        let readiness = Readiness::of(&poll).expect("the runtime's watch");
-        let address = socket.local_addr().expect("an address");
-        for _ in 0..3 {
-            socket.send_to(b"x", address).expect("a send to itself");
-            std::future::poll_fn(|cx| readiness.poll(cx).map(drop)).await;
-            assert_eq!(poll.wait(Duration::ZERO).expect("a wait"), 1);
-            socket.recv_from(&mut [0; 8]).expect("the datagram");
-            assert_eq!(poll.wait(Duration::ZERO).expect("a wait"), 0);
-            std::future::poll_fn(|cx| readiness.poll(cx).map(Ready::clear)).await;
-            let mut cx = Context::from_waker(std::task::Waker::noop());
-            assert!(readiness.poll(&mut cx).is_pending());
-        }
     }
 
     #[test]

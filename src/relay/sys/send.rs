@@ -165,6 +165,7 @@ impl SendBatch {
 
     /// Sends `count` datagrams from `socket` in order, each by itself; `datagram` says what they
     /// are. A failed one costs the others nothing, see [`Self::send_runs`].
+    #[cfg(test)]
     pub(in crate::relay) fn send<'a>(
         &mut self,
         socket: BorrowedFd<'_>,

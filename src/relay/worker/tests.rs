@@ -79,12 +79,12 @@ fn what_the_engine_asked_for_before_a_panic_is_carried_out() {
         actions.push(Action::Bind { relay, local });
         panic!("a panic of a test");
     });
-    assert!(running.worker.sockets.socket(Token::Relay(7)).is_some());
+    assert!(running.worker.sockets.port_mut(Token::Relay(7)).is_some());
     running.ask(|_, _, actions| {
         actions.push(Action::Close { relay });
         panic!("a panic of a test");
     });
-    assert!(running.worker.sockets.socket(Token::Relay(7)).is_none());
+    assert!(running.worker.sockets.port_mut(Token::Relay(7)).is_none());
     UdpSocket::bind(local).expect("the port is free again");
 }
 

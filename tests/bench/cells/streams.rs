@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
 use super::packets::{clients, frame, peer};
 use super::{COST, Cell, Runner, WINDOW, measure};
 use crate::client::Client;
@@ -52,10 +54,19 @@ fn downwards(target: &Target, transport: Transport) -> Runner {
     let mut sources = Sources::new(sources, Shape { burst: 1, merged: false });
     let mut buffer = vec![0; 1 << 16];
     let mut rest = 0;
+    // Asking each client in turn would cost the load more than what it sends.
+    let poll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("epoll");
+    for (index, client) in clients.borrow_mut().iter_mut().enumerate() {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
+        poll.add(client.stream().tcp(), event).expect("epoll takes it");
+    }
     Box::new(move |target, length| {
         let take = || {
-            for client in clients.borrow_mut().iter_mut() {
-                rest += client.stream().receive(&mut buffer);
+            let mut events = [EpollEvent::empty(); CLIENTS];
+            let ready = poll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+            let mut clients = clients.borrow_mut();
+            for event in &events[..ready] {
+                rest += clients[event.data() as usize].stream().receive(&mut buffer);
             }
             let packets = rest / (PAYLOAD + HEADER);
             rest %= PAYLOAD + HEADER;
