@@ -149,10 +149,8 @@ impl Relay {
         if let Some((socket, _)) = per_worker.iter().flatten().next()
             && let Some(settings) = cut_buffers(socket, options.client_buffer_bytes)
         {
-            tracing::warn!(
-                "the kernel cuts the buffers of the relay's sockets, which lose packets in bursts \
-                 then; run: sysctl -w {settings}"
-            );
+            let why = format!("run: sysctl -w {settings}");
+            tracing::warn!(why, "the kernel cuts the buffers of sockets, so bursts lose packets");
         }
         let mut inboxes = Vec::with_capacity(per_worker.len());
         let mut sockets = Vec::with_capacity(per_worker.len());

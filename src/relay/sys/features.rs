@@ -69,7 +69,8 @@ impl Features {
     pub(in crate::relay) fn available(self) -> Self {
         let found = self.and(Self::detect());
         for (name, without) in found.missing() {
-            tracing::info!("the kernel offers no {name}: {without}");
+            let why = format!("no {name}: {without}");
+            tracing::info!(why, "the kernel lacks something that the relay does without");
         }
         found
     }
