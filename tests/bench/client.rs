@@ -210,10 +210,17 @@ impl StreamLink {
 
     /// Writes a message; what does not fit now is kept and leaves first next time.
     pub(crate) fn send(&mut self, message: &[u8]) {
-        match &mut self.tls {
-            None => self.unsent.extend_from_slice(message),
-            Some(tls) => {
-                tls.writer().write_all(message).expect("memory for a record");
+        self.send_burst(message, 1);
+    }
+
+    /// Writes a message so many times by one call; over TLS each is a record.
+    pub(crate) fn send_burst(&mut self, message: &[u8], count: usize) {
+        for _ in 0..count {
+            match &mut self.tls {
+                None => self.unsent.extend_from_slice(message),
+                Some(tls) => {
+                    tls.writer().write_all(message).expect("memory for a record");
+                }
             }
         }
         self.flush();

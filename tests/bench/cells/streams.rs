@@ -19,39 +19,49 @@ const PAYLOAD: usize = 1200;
 pub(super) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     for (transport, name, least) in [(Transport::Tcp, "TCP", 1.5), (Transport::Tls, "TLS", 1.0)] {
-        let up = move |target: &Target| upwards(target, transport);
-        let cell = Cell::new(format!("{name} 1200 B x {CLIENTS}"), SERVERS, up);
-        cells.push(cell.goal(Goal::ratio(COST, &["coturn"], least)).quick());
-        let down = move |target: &Target| downwards(target, transport);
-        let name = format!("{name} 1200 B x {CLIENTS} down");
-        cells.push(Cell::new(name, SERVERS, down).goal(Goal::ratio(COST, &["coturn"], least)));
+        for (burst, kind) in [(1, ""), (BURST, " bursts")] {
+            let goal = || Goal::ratio(COST, &["coturn"], least);
+            let name = format!("{name}{kind} 1200 B x {CLIENTS}");
+            let up = move |target: &Target| upwards(target, transport, burst);
+            cells.push(Cell::new(name.clone(), SERVERS, up).goal(goal()).quick());
+            let down = move |target: &Target| downwards(target, transport, burst);
+            cells.push(Cell::new(format!("{name} down"), SERVERS, down).goal(goal()));
+        }
     }
     cells
 }
 
-/// A write for each packet, one client after the other.
-fn upwards(target: &Target, transport: Transport) -> Runner {
+/// So many packets of a client at a time, as a picture has.
+const BURST: usize = 8;
+
+/// How many packets are under way.
+fn window(burst: usize) -> u64 {
+    WINDOW * burst as u64
+}
+
+/// A write for each packet or burst, one client after the other.
+fn upwards(target: &Target, transport: Transport, burst: usize) -> Runner {
     let (socket, address) = peer();
     let mut clients = clients(target, transport, CLIENTS, (&socket, address));
     let mut sinks = Sinks::new([&socket].into_iter(), PAYLOAD);
     let (frame, mut next) = (frame(PAYLOAD), 0);
     Box::new(move |target, length| {
         let send = || {
-            clients[next].stream().send(&frame);
+            clients[next].stream().send_burst(&frame, burst);
             next = (next + 1) % CLIENTS;
-            1
+            burst
         };
-        measure(target, length, WINDOW, send, || sinks.count())
+        measure(target, length, window(burst), send, || sinks.count())
     })
 }
 
-fn downwards(target: &Target, transport: Transport) -> Runner {
+fn downwards(target: &Target, transport: Transport, burst: usize) -> Runner {
     let (socket, address) = peer();
     let clients = RefCell::new(clients(target, transport, CLIENTS, (&socket, address)));
     let bytes = frame(PAYLOAD)[HEADER..].to_vec();
     let source = |client: &Client| Source::to(&socket, client.relayed, bytes.clone());
     let sources = clients.borrow().iter().map(source).collect();
-    let mut sources = Sources::new(sources, Shape { burst: 1, merged: false });
+    let mut sources = Sources::new(sources, Shape { burst, merged: burst > 1 });
     let mut buffer = vec![0; 1 << 16];
     let mut rest = 0;
     // Asking each client in turn would cost the load more than what it sends.
@@ -72,6 +82,6 @@ fn downwards(target: &Target, transport: Transport) -> Runner {
             rest %= PAYLOAD + HEADER;
             packets as u64
         };
-        measure(target, length, WINDOW, || sources.send_next(), take)
+        measure(target, length, window(burst), || sources.send_next(), take)
     })
 }
