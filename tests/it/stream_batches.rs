@@ -2,16 +2,19 @@
 //! request at its place, and nobody else waits for it.
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::time::Instant;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::conformance::client::{CONFIG, Client, Server, Wire};
 use crate::conformance::wire::{
-    ALLOCATE, BINDING, CHANNEL_BIND, CHANNEL_NUMBER, CREATE_PERMISSION, DATA, DONT_FRAGMENT, Out,
-    REFRESH, SEND, SUCCESS, XOR_PEER_ADDRESS, XOR_RELAYED_ADDRESS,
+    ALLOCATE, BINDING, CHANNEL_BIND, CHANNEL_NUMBER, CREATE_PERMISSION, DATA, DONT_FRAGMENT, In,
+    Out, REFRESH, SEND, SUCCESS, XOR_PEER_ADDRESS, XOR_RELAYED_ADDRESS,
 };
 use crate::harness::DEADLINE;
 use crate::streams::connect;
@@ -221,5 +224,51 @@ fn whoever_never_stops_holds_up_nobody() {
             stream.shutdown(std::net::Shutdown::Both).expect("connected");
         }
     });
+    server.daemon.stop();
+}
+
+/// Sends datagrams of `segment` bytes in one piece, the last one shorter.
+fn send_run(peer: &UdpSocket, to: SocketAddr, bytes: &[u8], segment: u16) {
+    let control = [ControlMessage::UdpGsoSegments(&segment)];
+    let (slices, to) = ([IoSlice::new(bytes)], SockaddrStorage::from(to));
+    let sent = sendmsg(peer.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to));
+    assert_eq!(sent, Ok(bytes.len()));
+}
+
+#[test]
+fn bursts_of_peers_are_taken_merged_and_arrive_one_by_one() {
+    let server = Server::start(CONFIG);
+    let merged = "turncast_udp_run_packets_total{run=\"merged\"}";
+    for wire in Wire::STREAMS {
+        let (mut client, relayed) = allocated(&server, wire);
+        let (peer, from) = peer();
+        client.ask_signed(Out::request(CREATE_PERMISSION).xor_address(XOR_PEER_ADDRESS, from));
+        for has_channel in [false, true] {
+            if has_channel {
+                client.ask_signed(channel_bind(CHANNEL, from));
+            }
+            // The socket begins to take runs whole when it has seen one.
+            let (before, began) = (server.daemon.metric(merged), Instant::now());
+            for round in 0u8.. {
+                let bytes: Vec<u8> = (0..13 * 501 + 77).map(|at: usize| at as u8 ^ round).collect();
+                send_run(&peer, relayed, &bytes, 501);
+                for payload in bytes.chunks(501) {
+                    let message = client.receive();
+                    if has_channel {
+                        assert_eq!(message[..2], CHANNEL.to_be_bytes());
+                        assert!(&message[4..] == payload, "ChannelData is not as it was sent");
+                    } else {
+                        let indication = In::read(&message);
+                        assert!(indication.attribute(DATA) == Some(payload), "nor is DATA");
+                        assert_eq!(indication.xor_address(XOR_PEER_ADDRESS), from);
+                    }
+                }
+                if server.daemon.metric(merged) >= before + 14 {
+                    break;
+                }
+                assert!(began.elapsed() < DEADLINE, "no run was taken whole");
+            }
+        }
+    }
     server.daemon.stop();
 }

@@ -13,19 +13,21 @@ use tokio::net::TcpStream;
 use super::super::hop::Courier;
 use super::super::outbound::{self, Sent};
 use super::super::shared::Commands;
-use super::super::sys::{Datagram, RecvBatch, Run, SendBatch, SocketError, SocketOptions};
+use super::super::sys::{
+    Datagram, Received, RecvBatch, Run, SendBatch, SocketError, SocketOptions,
+};
 use super::super::udp::open;
 use super::super::worker::guard;
 use super::outbox::Outbox;
 use super::peers::{News, Peers};
 use super::relays::{RELAYS_MAX, Relays};
 use super::{Lease, Streams};
-use crate::metrics::{DropReason, Limit, ReceiveQueue, WorkerMetrics};
+use crate::metrics::{DropReason, Limit, ReceiveQueue, RunSwitch, WorkerMetrics};
 use crate::net::Now;
 use crate::stun::{DecodeError, Messages};
 use crate::turn::{
     Action, Actions, BindFailure, DataConnection, FiveTuple, HEADROOM, HeldSocket, RelayId, Server,
-    Verdict,
+    ToClient, Verdict,
 };
 
 /// One client. Its allocation ends with it.
@@ -154,15 +156,18 @@ impl Client {
         }
         let mut is_busy = false;
         let mut errors = Vec::new();
-        SCRATCH.with_borrow_mut(|Scratch { received, .. }| {
+        SCRATCH.with_borrow_mut(|scratch| {
             for index in 0..RELAYS_MAX {
+                let received = &mut scratch.received;
                 let batch = self.relays.receive(index, cx, received, &mut errors);
                 let Poll::Ready((relay, count)) = batch else { continue };
                 is_busy = true;
                 let lost = self.relays.lost(index, received.queue_drops());
                 self.lease.metrics.queue_dropped(ReceiveQueue::Relay, lost.into());
-                for index in 0..count {
-                    self.handle_peer(relay, index, received);
+                let merged = (0..count).filter(|&index| self.handle_peer(relay, index, scratch));
+                let merged = merged.count();
+                if self.relays.learn(index, count, merged) {
+                    self.lease.metrics.switch(RunSwitch::Merge, 1);
                 }
             }
         });
@@ -271,10 +276,18 @@ impl Client {
         is_told
     }
 
-    fn handle_peer(&mut self, relay: RelayId, index: usize, batch: &mut RecvBatch) {
+    /// Hands datagram `index` of a batch to the engine; whether it was a merged one.
+    fn handle_peer(&mut self, relay: RelayId, index: usize, scratch: &mut Scratch) -> bool {
+        let Scratch { received: batch, headers, .. } = scratch;
         let Some(received) = batch.received(index) else {
-            return self.dropped(DropReason::TooLong);
+            self.dropped(DropReason::TooLong);
+            return false;
         };
+        if received.is_merged() {
+            let datagrams = batch.bytes(index, HEADROOM..HEADROOM + received.len);
+            self.handle_peer_run(relay, received, datagrams, headers);
+            return true;
+        }
         let payload = HEADROOM..HEADROOM + received.len;
         let buffer = batch.slot_mut(index, received.len);
         match self.engine.handle_peer(self.now, relay, received.from, buffer, payload) {
@@ -282,6 +295,33 @@ impl Client {
                 self.push_packet(&buffer[datagram]);
             }
             Verdict::ToPeer { .. } | Verdict::ToEngine { .. } | Verdict::Done => {}
+        }
+        false
+    }
+
+    /// The same for all `datagrams` of a merged one, whose headers are written to `headers`.
+    fn handle_peer_run(
+        &mut self,
+        relay: RelayId,
+        received: Received,
+        mut datagrams: &[u8],
+        headers: &mut Vec<u8>,
+    ) {
+        let Received { segment, from, .. } = received;
+        self.lease.metrics.merged.add(1, received.datagrams());
+        while !datagrams.is_empty() {
+            headers.clear();
+            let sizes = (datagrams.len(), segment);
+            let (count, to) = self.engine.handle_peer_run(self.now, relay, from, sizes, headers);
+            let (run, rest) = datagrams.split_at(datagrams.len().min(count * segment));
+            datagrams = rest;
+            let Some(ToClient { header_bytes, padding, .. }) = to else { continue };
+            for (index, payload) in run.chunks(segment).enumerate() {
+                // One header for each, or the same for all.
+                let own = index * header_bytes..(index + 1) * header_bytes;
+                let header = headers.get(own).unwrap_or(&headers[..header_bytes]);
+                self.push_parts(&[header, payload, &ZEROS[..padding]]);
+            }
         }
     }
 
@@ -313,7 +353,12 @@ impl Client {
 
     /// Whether there was room.
     fn push_packet(&mut self, message: &[u8]) -> bool {
-        let has_room = self.outbox.push_packet(message).is_ok();
+        self.push_parts(&[message])
+    }
+
+    /// The same for a message in parts.
+    fn push_parts(&mut self, parts: &[&[u8]]) -> bool {
+        let has_room = self.outbox.push_parts(parts).is_ok();
         if !has_room {
             self.limit(Limit::WriteQueue);
         }
@@ -446,7 +491,11 @@ struct Scratch {
     received: RecvBatch,
     outgoing: Vec<Outgoing>,
     send: SendBatch,
+    headers: Vec<u8>,
 }
+
+/// The padding of a DATA attribute.
+const ZEROS: [u8; 3] = [0; 3];
 
 thread_local! {
     /// One for each thread that runs tasks, for one per connection would be megabytes each.
@@ -454,5 +503,6 @@ thread_local! {
         received: RecvBatch::new(),
         outgoing: Vec::with_capacity(MESSAGES_MAX),
         send: SendBatch::new(),
+        headers: Vec::new(),
     });
 }

@@ -41,21 +41,29 @@ impl Outbox {
 
     /// Appends what a peer sent, with its header.
     pub(super) fn push_packet(&mut self, message: &[u8]) -> Result<(), Full> {
-        self.push(message, self.bytes_max)
+        self.push_parts(&[message])
+    }
+
+    /// The same for a message whose parts lie apart.
+    pub(super) fn push_parts(&mut self, parts: &[&[u8]]) -> Result<(), Full> {
+        self.push(parts, self.bytes_max)
     }
 
     /// Appends an answer.
     pub(super) fn push_answer(&mut self, message: &[u8]) -> Result<(), Full> {
-        self.push(message, self.bytes_max + ANSWERS_BYTES_MAX)
+        self.push(&[message], self.bytes_max + ANSWERS_BYTES_MAX)
     }
 
-    fn push(&mut self, message: &[u8], bytes_max: usize) -> Result<(), Full> {
-        let padded = message.len().next_multiple_of(4);
+    fn push(&mut self, parts: &[&[u8]], bytes_max: usize) -> Result<(), Full> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let padded = len.next_multiple_of(4);
         if self.waiting.len() + padded > bytes_max {
             return Err(Full);
         }
-        self.waiting.extend_from_slice(message);
-        self.waiting.extend_from_slice(&[0; 3][..padded - message.len()]);
+        for part in parts {
+            self.waiting.extend_from_slice(part);
+        }
+        self.waiting.extend_from_slice(&[0; 3][..padded - len]);
         self.peak = self.peak.max(self.waiting.len());
         if let Some(borders) = &mut self.borders {
             borders.push_back(padded);

@@ -11,7 +11,8 @@ use std::task::{Context, Poll, ready};
 use socket2::Socket;
 
 use super::super::sys::{
-    BATCH, RecvBatch, Segmenting, SocketError, SocketOptions, Watched, drain_errors,
+    BATCH, Features, RecvBatch, Segmenting, SocketError, SocketOptions, Watched, drain_errors,
+    set_merging,
 };
 use super::super::udp::{Losses, bind_failure, open, taken_over};
 use crate::turn::{BindFailure, HeldSocket, RelayId};
@@ -30,6 +31,8 @@ struct Relay {
     watched: Watched,
     segmenting: Segmenting,
     losses: Losses,
+    /// It may yet become one whose datagrams arrive merged.
+    may_merge: bool,
 }
 
 impl Relays {
@@ -101,13 +104,27 @@ impl Relays {
         open.map_or(0, |(told, open)| open.losses.since(told))
     }
 
+    /// Learns how many pieces socket `index` gave at once and how many of them were merged; whether
+    /// the kernel merges from now on, which it does once a run has come, as a worker's do.
+    pub(super) fn learn(&mut self, index: usize, pieces: usize, merged: usize) -> bool {
+        let Some(open) = self.open.get_mut(index) else { return false };
+        if pieces < RUN || merged > 0 || !std::mem::take(&mut open.may_merge) {
+            return false;
+        }
+        set_merging(open.watched.as_fd()).is_ok()
+    }
+
     fn watch(&mut self, relay: RelayId, socket: Socket) -> Result<(), BindFailure> {
         let watched = Watched::new(socket).map_err(bind_failure)?;
-        let segmenting = Segmenting::new(self.options.features.segment);
-        self.open.push(Relay { id: relay, watched, segmenting, losses: Losses::default() });
+        let Features { segment, merge: may_merge, .. } = self.options.features;
+        let (segmenting, losses) = (Segmenting::new(segment), Losses::default());
+        self.open.push(Relay { id: relay, watched, segmenting, losses, may_merge });
         Ok(())
     }
 }
+
+/// So many datagrams at once are a run.
+const RUN: usize = 4;
 
 /// The most sockets of one client.
 pub(super) const RELAYS_MAX: usize = 2;
