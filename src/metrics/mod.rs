@@ -187,9 +187,9 @@ impl WorkerMetrics {
         self.shortcuts[between as usize].add(packets as u64);
     }
 
-    /// Counts a decision about `switched` sockets.
-    pub fn switch(&self, switch: RunSwitch, sockets: usize) {
-        self.switches[switch as usize].add(sockets as u64);
+    /// Counts that it was decided so, so many `times`.
+    pub fn switch(&self, switch: RunSwitch, times: usize) {
+        self.switches[switch as usize].add(times as u64);
     }
 
     /// How often it was decided so.

@@ -24,8 +24,8 @@ pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + 0xFFFC;
 
 /// Cuts a stream into messages.
 ///
-/// The owner reads into [`Framer::space`], says by [`Framer::filled`] how much, and calls
-/// [`Framer::next_message`] until there is none.
+/// The owner reads into [`Framer::space`], says by [`Framer::filled`] how much, and takes
+/// [`Framer::messages`] until there is none, or [`Framer::next_message`] one by one.
 #[derive(Debug, Default)]
 pub struct Framer {
     /// What lies from `start` to `end` has come and is not handed out.

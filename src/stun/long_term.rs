@@ -150,7 +150,8 @@ pub struct Signer {
 
 impl Signer {
     /// The key of the HMAC.
-    pub fn key(&self) -> &[u8] {
+    #[cfg(test)]
+    pub(super) fn key(&self) -> &[u8] {
         self.keys.by(self.algorithm)
     }
 }

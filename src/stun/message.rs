@@ -194,7 +194,7 @@ impl<'a> Message<'a> {
     }
 
     /// The header and the trusted attributes; the length field still counts the rest.
-    pub(super) fn trusted_bytes(&self) -> &'a [u8] {
+    fn trusted_bytes(&self) -> &'a [u8] {
         let ends = [self.integrity_at, self.integrity_sha256_at];
         &self.bytes[..ends.into_iter().flatten().min().unwrap_or(self.bytes.len())]
     }

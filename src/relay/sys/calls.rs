@@ -7,7 +7,7 @@ pub(in crate::relay) enum Call {
     Wait,
     /// `recvmmsg`.
     Receive,
-    /// `sendmsg` or `sendmmsg`.
+    /// `sendto`, `sendmsg` or `sendmmsg`.
     Send,
     /// Any other of a socket: options, and the error queue.
     Other,

@@ -21,8 +21,9 @@ impl Watched {
     /// When the kernel has no memory or no watch left.
     pub(in crate::relay) fn new(socket: Socket) -> io::Result<Self> {
         // An error in the queue counts as urgent, so that a task that waits for datagrams is woken:
-        // the runtime tells of errors alone only those who write.
-        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SELECT_ERR_QUEUE, 1)?;
+        // the runtime tells of errors alone only those who write. Before Linux 3.10, and in some
+        // sandboxes, an error waits for the next datagram instead.
+        let _ = set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SELECT_ERR_QUEUE, 1);
         let interest = Interest::READABLE | Interest::PRIORITY;
         // SAFETY: the descriptor is the socket's own, which the `AsyncFd` keeps; it stays open and
         // the same as long as that lives, because nobody gets it but as a borrowed one.
@@ -30,9 +31,8 @@ impl Watched {
         Ok(Self(registered.map_err(io::Error::from)?))
     }
 
-    /// Ready while there may be a datagram or an error; otherwise the task is woken when there
-    /// is. Whoever has taken all there was
-    /// says so by [`Ready::clear`].
+    /// Ready while there may be a datagram or an error; otherwise the task is woken when there is.
+    /// Whoever has taken all there was says so by [`Ready::clear`].
     pub(in crate::relay) fn poll(&self, cx: &mut Context<'_>) -> Poll<Ready<'_>> {
         match self.0.poll_read_ready(cx) {
             Poll::Ready(Ok(ready)) => Poll::Ready(Ready(ready)),

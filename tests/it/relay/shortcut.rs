@@ -25,11 +25,15 @@ fn shortcuts(fixture: &Fixture, between: Shortcut) -> u64 {
     fixture.counter(&format!("shortcut_packets_total{{between=\"{}\"}}", between.text()))
 }
 
+/// Gives each client an allocation; the relayed addresses.
+fn allocate(clients: &mut [Client]) -> Vec<SocketAddr> {
+    clients.iter_mut().map(|client| client.allocate().expect("an allocation")).collect()
+}
+
 /// Each client sends to each, by indication first and through channels then, and hears all of it
 /// in order; how many packets that were.
 fn talk(clients: &mut [Client]) -> u64 {
-    let relayed: Vec<SocketAddr> =
-        clients.iter_mut().map(|client| client.allocate().expect("an allocation")).collect();
+    let relayed = allocate(clients);
     for client in clients.iter_mut() {
         client.permit(&relayed).expect("permissions");
     }
@@ -141,8 +145,7 @@ fn no_packet_between_clients_is_on_a_wire_and_each_keeps_its_class() {
     for workers in [1, 4] {
         let fixture = Fixture::start(&["127.0.0.1:0"], workers);
         let mut clients: Vec<Client> = (0..6).map(|_| fixture.client()).collect();
-        let relayed: Vec<SocketAddr> =
-            clients.iter_mut().map(|client| client.allocate().expect("an allocation")).collect();
+        let relayed = allocate(&mut clients);
         for client in &mut clients {
             client.permit(&relayed).expect("permissions");
         }
@@ -248,8 +251,7 @@ fn runs_between_clients_arrive_in_order_within_a_worker_and_between_workers() {
     for workers in [1, 4] {
         let fixture = Fixture::start(&["127.0.0.1:0"], workers);
         let mut clients: Vec<Client> = (0..6).map(|_| fixture.client()).collect();
-        let relayed: Vec<SocketAddr> =
-            clients.iter_mut().map(|client| client.allocate().expect("an allocation")).collect();
+        let relayed = allocate(&mut clients);
         for client in &mut clients {
             for (number, peer) in (0x4000..).zip(&relayed) {
                 client.bind_channel(number, *peer).expect("a channel");
