@@ -57,7 +57,7 @@ impl Segmenting {
     }
 }
 
-/// Bytes that a datagram may have on any link: those of 1280 that the headers of IPv6 and UDP leave.
+/// Bytes that a datagram may have on any link: what the headers of IPv6 and UDP leave of 1280.
 const ANY_LINK_BYTES: usize = 1280 - 40 - 8;
 /// Calls between the first refusal and the next attempt.
 const PAUSE: u32 = 64;
