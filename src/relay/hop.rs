@@ -7,7 +7,7 @@
 //! mailboxes rings at the end of his round, and only those who sleep are woken by a system call.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
@@ -34,6 +34,9 @@ pub(super) struct Mailbox {
     full: ArrayQueue<Parcel>,
     /// Memory for further ones. None is made while there is some here.
     spare: ArrayQueue<Parcel>,
+    /// Bytes that waiting packets take beyond those of a usual parcel, and how many they may.
+    excess: AtomicUsize,
+    excess_max: usize,
     bell: Bell,
 }
 
@@ -64,6 +67,11 @@ impl Parcel {
     fn new(hop: Hop) -> Self {
         let buffer = vec![0; PARCEL_BYTES];
         Self(Box::new(Contents { hop, traffic_class: 0, len: 0, buffer }))
+    }
+
+    /// Bytes that it takes beyond the usual.
+    fn excess(&self) -> usize {
+        excess(self.0.len)
     }
 
     fn fill(&mut self, hop: Hop, traffic_class: u8, payload: &[u8]) {
@@ -108,12 +116,15 @@ impl Parcel {
 
 impl Mailbox {
     fn new(packets: usize, bell: Bell) -> Self {
-        Self { full: ArrayQueue::new(packets), spare: ArrayQueue::new(packets), bell }
+        // As many bytes again as all usual ones take, and room for any packet.
+        let excess_max = (packets * PARCEL_BYTES).max(excess(usize::from(u16::MAX)));
+        let (full, spare) = (ArrayQueue::new(packets), ArrayQueue::new(packets));
+        Self { full, spare, excess: AtomicUsize::new(0), excess_max, bell }
     }
 
     /// Puts a packet in; whether there was room.
     fn post(&self, hop: Hop, traffic_class: u8, payload: &[u8]) -> bool {
-        if self.full.is_full() {
+        if self.full.is_full() || !self.has_room(excess(payload.len())) {
             return false;
         }
         let mut parcel = self.spare.pop().unwrap_or_else(|| Parcel::new(hop));
@@ -122,15 +133,39 @@ impl Mailbox {
             Ok(()) => true,
             // Others were quicker.
             Err(parcel) => {
+                self.leave(&parcel);
                 self.give_back(parcel);
                 false
             }
         }
     }
 
+    /// Takes room for a packet that is larger than usual; whether there was some.
+    fn has_room(&self, excess: usize) -> bool {
+        if excess == 0 {
+            return true;
+        }
+        let before = self.excess.fetch_add(excess, Ordering::Relaxed);
+        let fits = before + excess <= self.excess_max;
+        if !fits {
+            self.excess.fetch_sub(excess, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// Gives the room of a packet back that waits no more.
+    fn leave(&self, parcel: &Parcel) {
+        let excess = parcel.excess();
+        if excess > 0 {
+            self.excess.fetch_sub(excess, Ordering::Relaxed);
+        }
+    }
+
     /// Takes the oldest packet out. [`Mailbox::give_back`] wants its memory back.
     pub(super) fn take(&self) -> Option<Parcel> {
-        self.full.pop()
+        let parcel = self.full.pop()?;
+        self.leave(&parcel);
+        Some(parcel)
     }
 
     /// Keeps the memory of a packet for another one.
@@ -178,7 +213,7 @@ impl Mailbox {
 
     /// Throws away what waits, and its memory.
     fn clear(&self) {
-        while self.full.pop().is_some() || self.spare.pop().is_some() {}
+        while self.take().is_some() || self.spare.pop().is_some() {}
     }
 }
 
@@ -318,8 +353,14 @@ const FIRST_PAGE: usize = 32;
 const PAGES: usize = 26;
 
 /// The most packets that wait for one worker; about as many as the receive buffers of a few
-/// allocations hold. What comes beyond is dropped and counted.
+/// allocations hold. What comes beyond is dropped and counted. Larger packets than usual may be as
+/// many as take the same memory once more.
 const PACKETS_PER_WORKER: usize = 4096;
+
+/// Bytes that a packet of `len` takes beyond those of a usual parcel.
+const fn excess(len: usize) -> usize {
+    (HEADROOM + len + TAILROOM).saturating_sub(PARCEL_BYTES)
+}
 
 /// Memory of one parcel: a packet of the usual MTU fits. A larger one takes more for as long as it
 /// waits.
@@ -406,6 +447,33 @@ mod tests {
         // Who comes next finds it empty.
         stream.close();
         assert!(stream.mailbox().is_some_and(|mailbox| mailbox.take().is_none()));
+    }
+
+    #[test]
+    fn large_packets_take_no_more_memory_than_about_as_many_usual_ones() {
+        let (office, _inboxes) = office(1);
+        let (mut from, stream) = (office.worker(0), office.stream(0));
+        stream.open();
+        let (metrics, hop) = (WorkerMetrics::default(), Hop::for_tests(stream.engine()));
+        let mailbox = stream.mailbox().expect("it is open");
+        let large = vec![7; 60_000];
+        let waits = || mailbox.full.len();
+        for _ in 0..2 {
+            from.carry(&metrics, hop, 0, &large);
+            assert_eq!(waits(), 1);
+            from.carry(&metrics, hop, 0, &large);
+            assert_eq!(waits(), 1, "there is no room for another");
+            // Usual ones have room of their own.
+            from.carry(&metrics, hop, 0, &large[..1200]);
+            assert_eq!(waits(), 2);
+            while let Some(parcel) = mailbox.take() {
+                mailbox.give_back(parcel);
+            }
+        }
+        from.carry(&metrics, hop, 0, &large);
+        stream.close();
+        assert_eq!(mailbox.excess.load(Ordering::Relaxed), 0);
+        assert_eq!(metrics.drops(DropReason::MailboxFull), 2);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! the packets of quiet clients like those of the loudest. So while a listener's queue overflows
 //! and its worker never gets to the end of it, each client has a bounded share of what the worker
 //! can do, and what a client sends beyond it is dropped before the queue, by a filter in the
-//! kernel ([`Filter`]), at no cost to the worker; requests are spared. Where the kernel has no
+//! kernel ([`Filter`]), at no cost to the worker; requests are spared as long as they are no more
+//! than half of what the worker can do. Where the kernel has no
 //! filters the worker itself drops, before anything is looked up or sent, at most half of what it
 //! has read: reading costs something, too.
 //!
@@ -48,10 +49,10 @@ enum Phase {
 /// What one window saw.
 struct Window {
     salt: Salt,
-    /// What arrived or would have, by bucket of `salt`; as multiples of [`UNIT`].
-    arrivals: Box<[u32; BUCKETS]>,
-    /// The same of all requests together.
-    requests: u32,
+    /// What arrived or would have, but for requests, by bucket of `salt`; as multiples of [`UNIT`].
+    packets: Box<[u32; BUCKETS]>,
+    /// The same of requests.
+    requests: Box<[u32; BUCKETS]>,
     received: u64,
     /// What was lost in front of the worker, to a full queue or to the filter.
     lost: u64,
@@ -61,26 +62,34 @@ struct Window {
 
 impl Window {
     fn new() -> Self {
-        let arrivals = Box::new([0; BUCKETS]);
-        let (salt, requests, received, lost) = Default::default();
-        Self { salt, arrivals, requests, received, lost, is_emptied: false }
+        let (packets, requests) = (Box::new([0; BUCKETS]), Box::new([0; BUCKETS]));
+        let (salt, received, lost) = Default::default();
+        Self { salt, packets, requests, received, lost, is_emptied: false }
     }
 
     fn restart(&mut self, salt: Salt) {
         self.salt = salt;
-        self.arrivals.fill(0);
-        (self.requests, self.received, self.lost, self.is_emptied) = (0, 0, 0, false);
+        self.packets.fill(0);
+        self.requests.fill(0);
+        (self.received, self.lost, self.is_emptied) = (0, 0, false);
+    }
+
+    /// What came to `bucket` that may be dropped.
+    fn concerned(&self, bucket: usize, spares_requests: bool) -> u64 {
+        let requests = if spares_requests { 0 } else { self.requests[bucket] };
+        u64::from(self.packets[bucket]) + u64::from(requests)
     }
 
     /// The most that one bucket may send so that all of them together send `bearable`, as
     /// multiples of [`UNIT`]: who sends less leaves the rest to the others.
-    fn level(&self, bearable: u64) -> u64 {
+    fn level(&self, bearable: u64, spares_requests: bool) -> u64 {
         let mut level = 0;
         loop {
             let (mut below, mut above) = (0, 0);
-            for &arrivals in self.arrivals.iter() {
-                if u64::from(arrivals) <= level {
-                    below += u64::from(arrivals);
+            for bucket in 0..BUCKETS {
+                let arrivals = self.concerned(bucket, spares_requests);
+                if arrivals <= level {
+                    below += arrivals;
                 } else {
                     above += 1;
                 }
@@ -182,12 +191,16 @@ impl Share {
 
     /// Chooses what is dropped of whose packets so that `part` of what has arrived would be left.
     fn choose(&mut self, part: f64) {
-        let all: u64 = self.window.arrivals.iter().map(|&arrivals| u64::from(arrivals)).sum();
-        let level = self.window.level((all as f64 * part) as u64);
-        let spares_requests = u64::from(self.window.requests) * 2 <= all;
-        let mut filter = Filter::new(self.window.salt, spares_requests);
+        let Window { salt, packets, requests, .. } = &self.window;
+        let sum = |counts: &[u32]| counts.iter().map(|&count| u64::from(count)).sum::<u64>();
+        let requests = sum(&requests[..]);
+        let bearable = ((sum(&packets[..]) + requests) as f64 * part) as u64;
+        let spares_requests = requests * 2 <= bearable;
+        let mut filter = Filter::new(*salt, spares_requests);
+        let spared = if spares_requests { requests } else { 0 };
+        let level = self.window.level(bearable - spared, spares_requests);
         for bucket in 0..BUCKETS {
-            let arrivals = u64::from(self.window.arrivals[bucket]);
+            let arrivals = self.window.concerned(bucket, spares_requests);
             if arrivals > level {
                 // Rounded up as often as is just, or all would be rounded alike.
                 let parts = (arrivals - level) * (u64::from(PARTS) << 16) / arrivals;
@@ -217,11 +230,9 @@ impl Share {
         let parts = if is_shedding { self.filter.parts(source, first) } else { 0 };
         // In the kernel's filter it stands for those that were dropped there.
         let weight = if self.in_kernel { UNIT * PARTS / (PARTS - parts) } else { UNIT };
-        let arrivals = &mut self.window.arrivals[self.window.salt.bucket(source)];
+        let Window { salt, packets, requests, .. } = &mut self.window;
+        let arrivals = &mut if is_request(first) { requests } else { packets }[salt.bucket(source)];
         *arrivals = arrivals.saturating_add(weight);
-        if is_request(first) {
-            self.window.requests = self.window.requests.saturating_add(weight);
-        }
         parts == 0 || self.in_kernel || self.draw() % PARTS >= parts
     }
 
@@ -365,6 +376,25 @@ mod tests {
         }
         assert!((800_000..=1_000_000).contains(&sums[0]), "{sums:?}");
         assert!(sums[1] > 9_500 && sums[2] > 950, "{sums:?}");
+    }
+
+    #[test]
+    fn a_flood_that_is_half_of_requests_does_not_pass_for_them() {
+        let mut line = Line::new(true, 10_000);
+        let mut crowd = vec![(1000, 100, CHANNEL_DATA), (1001, 10, REQUEST)];
+        crowd.extend((2000..2010).map(|port| (port, 4_500, REQUEST)));
+        crowd.extend((2000..2010).map(|port| (port, 5_500, CHANNEL_DATA)));
+        for _ in 0..20 {
+            line.window(&crowd);
+        }
+        let mut sums = vec![0; crowd.len()];
+        for _ in 0..100 {
+            let (handled, ..) = line.window(&crowd);
+            sums.iter_mut().zip(handled).for_each(|(sum, handled)| *sum += handled);
+        }
+        let all: usize = sums.iter().sum();
+        assert!((800_000..=1_000_000).contains(&all), "{all} of a million");
+        assert!(sums[0] > 9_000 && sums[1] > 900, "{sums:?}");
     }
 
     #[test]

@@ -114,20 +114,8 @@ impl Server {
                 headers.extend_from_slice(&header);
                 (header.len(), 0)
             }
-            None => {
-                let mut shape = (0, 0);
-                for _ in 0..count {
-                    let mut id = [0; 12];
-                    self.entropy.fill(&mut id);
-                    let written = data_indication_header(len, peer, &TransactionId(id));
-                    let (header, padding) = written.ok_or(DropReason::TooLong)?;
-                    headers.extend_from_slice(&header);
-                    shape = (header.len(), padding);
-                }
-                shape
-            }
+            None => self.write_indication(peer, len, headers)?,
         };
-        debug_assert!(headers.len() - start <= count * header_bytes);
         let allocation = self.table.get_mut(place).ok_or(DropReason::NoAllocation)?;
         let five_tuple = allocation.five_tuple;
         if header_bytes + len + padding > five_tuple.datagram_bytes_max() {
@@ -137,8 +125,29 @@ impl Server {
             1 => charge(&self.shared, allocation, len, now)?,
             _ => charge_all(&self.shared, allocation, count * len, now)?,
         }
+        // Not before they are paid for: what is refused is asked for again in smaller pieces.
+        for _ in 1..if channel.is_none() { count } else { 1 } {
+            self.write_indication(peer, len, headers)?;
+        }
+        debug_assert!(headers.len() - start <= count * header_bytes);
         self.metrics.to_client.add_run(count, len);
         Ok(ToClient { five_tuple, header_bytes, padding })
+    }
+
+    /// Adds the header of one Data indication, and says how long it is and how many bytes of zero
+    /// follow the payload.
+    fn write_indication(
+        &mut self,
+        peer: SocketAddr,
+        len: usize,
+        headers: &mut Vec<u8>,
+    ) -> Result<(usize, usize), Dropped> {
+        let mut id = [0; 12];
+        self.entropy.fill(&mut id);
+        let written = data_indication_header(len, peer, &TransactionId(id));
+        let (header, padding) = written.ok_or(DropReason::TooLong)?;
+        headers.extend_from_slice(&header);
+        Ok((header.len(), padding))
     }
 }
 

@@ -41,9 +41,15 @@ impl Segmenting {
     /// Learns that a send of datagrams of `bytes` was refused with `error`. They are larger than
     /// the link takes, so those of that size or more are left alone from now on; or the way to
     /// this one receiver leads through a device that cannot, so all are, for a while that doubles.
+    ///
+    /// What any link takes was refused because of its receiver, who may have chosen so: an address
+    /// that nothing can be sent to, or a path that says it takes no more. Nothing is learned then,
+    /// for the others of the socket would pay.
     pub(super) fn refuse(&mut self, error: i32, bytes: usize) {
         if matches!(error, libc::EINVAL | libc::EMSGSIZE) {
-            self.bytes_max = u16::try_from(bytes.saturating_sub(1)).unwrap_or(u16::MAX);
+            if bytes > ANY_LINK_BYTES {
+                self.bytes_max = u16::try_from(bytes - 1).unwrap_or(u16::MAX);
+            }
         } else {
             self.paused = (self.paused * 2).clamp(PAUSE, PAUSE_MAX);
             self.pause = self.paused;
@@ -51,6 +57,8 @@ impl Segmenting {
     }
 }
 
+/// Bytes that a datagram may have on any link: what the headers of IPv6 and UDP leave of 1280.
+const ANY_LINK_BYTES: usize = 1280 - 40 - 8;
 /// Calls between the first refusal and the next attempt.
 const PAUSE: u32 = 64;
 /// The same after many refusals: one failed call more or less is nothing then.
@@ -66,9 +74,19 @@ mod tests {
         assert!(segmenting.takes(1) && segmenting.takes(65_507) && !segmenting.takes(0));
         segmenting.refuse(libc::EMSGSIZE, 1473);
         assert!(segmenting.takes(1472) && !segmenting.takes(1473));
-        segmenting.refuse(libc::EINVAL, 1200);
-        assert!(segmenting.takes(1199) && !segmenting.takes(1200));
+        segmenting.refuse(libc::EINVAL, 1300);
+        assert!(segmenting.takes(1299) && !segmenting.takes(1300));
         assert!(!Segmenting::new(false).takes(1));
+    }
+
+    #[test]
+    fn what_any_link_takes_is_tried_again_whatever_one_receiver_has_refused() {
+        let mut segmenting = Segmenting::new(true);
+        for bytes in [1, 32, 1200, 1232] {
+            segmenting.refuse(libc::EINVAL, bytes);
+            segmenting.refuse(libc::EMSGSIZE, bytes);
+            assert!(segmenting.takes(u16::MAX.into()), "{bytes}");
+        }
     }
 
     #[test]

@@ -769,6 +769,28 @@ mod tests {
     }
 
     #[test]
+    fn a_receiver_that_cannot_be_sent_to_costs_the_others_no_run() {
+        let (receiver, to) = receiver("127.0.0.1:0");
+        let socket = udp_listener(address("127.0.0.1:0"), false, 1 << 20).expect("a listener");
+        let (mut batch, mut segmenting) = (SendBatch::new(), Segmenting::new(true));
+        let bytes = pattern(4 * 32);
+        // Whoever says that this is the port he came from gets nothing, and spoils nothing.
+        let nowhere = [(32, SocketAddr::new(to.ip(), 0), 0); 2];
+        let runs = datagrams(&bytes, &nowhere);
+        let outcome = batch.send_runs(socket.as_fd(), &mut segmenting, runs, drop);
+        assert_eq!(outcome, Outcome { failed: 2, refused: 1, ..Outcome::default() });
+        let what = [(32, to, 0); 4];
+        let runs = datagrams(&bytes, &what);
+        let outcome = batch.send_runs(socket.as_fd(), &mut segmenting, runs, drop);
+        assert_eq!((outcome.sent, outcome.segmented_sends), (4, 1));
+        for sent in bytes.chunks(32) {
+            let mut buffer = [0; 64];
+            let (len, _) = receiver.recv_from(&mut buffer).expect("a datagram");
+            assert_eq!(&buffer[..len], sent);
+        }
+    }
+
+    #[test]
     fn what_the_kernel_does_not_cut_is_sent_one_by_one_and_not_tried_again() {
         let (receiver, to) = receiver("127.0.0.1:0");
         let socket = relay_socket(address("127.0.0.1:0"), 1 << 20).expect("a relay socket");
@@ -778,8 +800,8 @@ mod tests {
         let (mut batch, mut segmenting) = (SendBatch::new(), Segmenting::new(true));
         let mut refused = 0;
         for round in 0..20u8 {
-            let bytes = vec![round; 7 * 900 + 100];
-            let mut what = vec![(900, to, 0); 7];
+            let bytes = vec![round; 7 * 1300 + 100];
+            let mut what = vec![(1300, to, 0); 7];
             what.push((100, to, 0));
             let runs = datagrams(&bytes, &what);
             let outcome = batch.send_runs(socket.as_fd(), &mut segmenting, runs, drop);

@@ -178,3 +178,14 @@ fn a_limit_that_bites_in_the_middle_lets_through_what_fits() {
     let one_by_one = bench.run(&run.repeat(60), 1004);
     assert_eq!(one_by_one.iter().filter(|(_, passes)| *passes).count(), 25);
 }
+
+#[test]
+fn a_run_that_is_refused_has_no_more_headers_written_than_one() {
+    let (mut bench, relay) = bench([1, 0, 0]);
+    // More than the smallest burst; the first one alone fits.
+    let (other, run) = (SocketAddr::new(peer().ip(), 9001), (64 * 1025, 1025));
+    let mut headers = Vec::new();
+    let (count, to) = bench.server.handle_peer_run(bench.now, relay, other, run, &mut headers);
+    assert!(count == 1 && to.is_some_and(|to| to.header_bytes == headers.len()));
+    assert!(headers.capacity() < 8 * headers.len(), "{} bytes", headers.capacity());
+}

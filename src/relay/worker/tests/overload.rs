@@ -101,7 +101,7 @@ fn a_quiet_client_and_requests_pass_beside_a_flood() {
     // Ten and one a round. Unshed, not half of them would find room.
     let quiet = passed(flood.drops(DropReason::Malformed), quiet);
     let answered = passed(flood.answered, answered);
-    assert!(quiet > 8.0 && answered > 0.8, "{quiet} of 10, {answered} of 1 in {asked} rounds");
+    assert!(quiet > 8.0 && answered > 0.6, "{quiet} of 10, {answered} of 1 in {asked} rounds");
     // And the loud one still has most of the 256 that are read in a round.
     let loud = passed(flood.drops(DropReason::NoAllocation), loud);
     assert!(loud > 0.6 * 256.0, "{loud} in {asked} rounds");
