@@ -166,6 +166,8 @@ impl ClientSocket {
             Change::Shed => {
                 metrics.limit(Limit::ClientShare);
                 if self.share.filter().is_some_and(|filter| filter.attach(socket).is_err()) {
+                    // That of the window before must not stay; none may have been there.
+                    let _ = socket.detach_filter();
                     self.share.without_kernel();
                 }
             }
