@@ -137,7 +137,7 @@ fn an_icmp_error_is_told_with_the_peer_and_no_payload() {
     on_each_wire(|server, wire| {
         let (mut client, _, peer) = permitted(server, wire);
         let refusing = peer.address;
-        // It holds the port and hears nobody; a port that is closed could be somebody else's by now.
+        // It holds the port and hears nobody; a closed one could be taken by somebody else.
         peer.socket.connect("127.0.0.3:9").expect("a peer of its own");
         for with_channel in [false, true] {
             if with_channel {
