@@ -217,11 +217,15 @@ impl Share {
         (self.since, self.phase) = (now, phase);
     }
 
-    /// Whether what came from `source` and begins with `first` is to be handled. Asked once for
+    /// Whether what came from `source` and says `bytes` is to be handled. Asked once for
     /// each datagram or run of datagrams that arrived in one piece.
     #[inline]
-    pub(super) fn admits(&mut self, source: SocketAddr, bytes: &[u8]) -> bool {
-        self.phase == Phase::Quiet || self.weigh(source, bytes)
+    pub(super) fn admits<'a>(
+        &mut self,
+        source: SocketAddr,
+        bytes: impl FnOnce() -> &'a [u8],
+    ) -> bool {
+        self.phase == Phase::Quiet || self.weigh(source, bytes())
     }
 
     fn weigh(&mut self, source: SocketAddr, bytes: &[u8]) -> bool {
@@ -317,7 +321,7 @@ mod tests {
             self.backlog = queued.len() + self.backlog - done;
             self.share.batch(self.now, done, lost, self.backlog == 0);
             for (index, port, bytes) in queued {
-                if self.share.admits(source(port), bytes) {
+                if self.share.admits(source(port), || bytes) {
                     handled[index] += 1;
                 } else {
                     shed[index] += 1;

@@ -241,8 +241,8 @@ impl Running {
         let Some((server, listener)) = server else {
             return self.dropped(DropReason::Unexpected, received);
         };
-        let first = self.received.bytes(index, HEADROOM..HEADROOM + received.len);
-        if !listener.share.admits(received.from, first) {
+        let bytes = || self.received.bytes(index, HEADROOM..HEADROOM + received.len);
+        if !listener.share.admits(received.from, bytes) {
             return self.dropped(DropReason::Overload, received);
         }
         let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
@@ -252,13 +252,14 @@ impl Running {
         let Self { worker, actions, now, .. } = self;
         let datagram = HEADROOM..HEADROOM + received.len;
         let buffer = self.received.slot_mut(index, received.len);
-        let verdict = guard(&worker.metrics, || {
-            worker.engine.handle_client_in_place(*now, five_tuple, buffer, datagram, actions)
+        // Written in place, here and below: it is large, and this is on the way of every packet.
+        let mut verdict = Verdict::Done;
+        guard(&worker.metrics, || {
+            let engine = &mut worker.engine;
+            verdict = engine.handle_client_in_place(*now, five_tuple, buffer, datagram, actions);
         });
-        if let Some(verdict) = verdict {
-            let slot = Slot { index, offset: 0, count: 1, stride: 0 };
-            self.obey_verdict(verdict, slot, received.traffic_class);
-        }
+        let slot = Slot { index, offset: 0, count: 1, stride: 0 };
+        self.obey_verdict(&verdict, slot, received.traffic_class);
     }
 
     fn dropped(&self, reason: DropReason, received: Received) {
@@ -284,7 +285,7 @@ impl Running {
             match handled {
                 Some((count, verdict)) => {
                     let slot = Slot { index, offset: HEADROOM + start, count, stride: segment };
-                    self.obey_verdict(verdict, slot, traffic_class);
+                    self.obey_verdict(&verdict, slot, traffic_class);
                     start += count * segment;
                 }
                 None if end - start <= segment => start = end,
@@ -299,13 +300,12 @@ impl Running {
         let Self { worker, now, .. } = self;
         let buffer = self.received.slot_mut(index, received.len);
         debug_assert_eq!(buffer.len(), payload.end + TAILROOM);
-        let verdict = guard(&worker.metrics, || {
-            worker.engine.handle_peer(*now, relay, received.from, buffer, payload)
+        let mut verdict = Verdict::Done;
+        guard(&worker.metrics, || {
+            verdict = worker.engine.handle_peer(*now, relay, received.from, buffer, payload);
         });
-        if let Some(verdict) = verdict {
-            let slot = Slot { index, offset: 0, count: 1, stride: 0 };
-            self.obey_verdict(verdict, slot, received.traffic_class);
-        }
+        let slot = Slot { index, offset: 0, count: 1, stride: 0 };
+        self.obey_verdict(&verdict, slot, received.traffic_class);
     }
 
     /// The same for a merged one, in which there is no room for headers.
@@ -340,22 +340,23 @@ impl Running {
     }
 
     /// Queues what the engine decided about the datagrams of a slot. DSCP and ECN are handed on.
-    fn obey_verdict(&mut self, verdict: Verdict, slot: Slot, traffic_class: u8) {
+    #[inline]
+    fn obey_verdict(&mut self, verdict: &Verdict, slot: Slot, traffic_class: u8) {
         let Self { outbound, worker, .. } = self;
-        let queued = match verdict {
+        let queued = match *verdict {
             Verdict::Done => true,
-            Verdict::ToPeer { relay, peer, payload, dont_fragment } => {
+            Verdict::ToPeer { relay, peer, ref payload, dont_fragment } => {
                 let marks = Marks { traffic_class, dont_fragment };
-                let pieces = slot.pieces(payload);
+                let pieces = slot.pieces(payload.clone());
                 outbound.push_to_peer(&mut worker.sockets, relay, peer, pieces, marks)
             }
-            Verdict::ToClient { five_tuple, datagram } => {
+            Verdict::ToClient { five_tuple, ref datagram } => {
                 let marks = Marks { traffic_class, dont_fragment: false };
-                let pieces = slot.pieces(datagram);
+                let pieces = slot.pieces(datagram.clone());
                 outbound.push_to_client(&mut worker.sockets, five_tuple, pieces, marks)
             }
-            Verdict::ToEngine { hop, payload } => {
-                return self.obey_hop(hop, slot.pieces(payload), traffic_class);
+            Verdict::ToEngine { hop, ref payload } => {
+                return self.obey_hop(hop, slot.pieces(payload.clone()), traffic_class);
             }
         };
         if !queued {

@@ -112,6 +112,7 @@ impl Server {
     /// `buffer` with [`HEADROOM`](super::HEADROOM) bytes free in front and
     /// [`TAILROOM`](super::TAILROOM) behind: a packet for another allocation of this engine goes
     /// all its way. Ranges of the verdict count from the start of `buffer`.
+    #[inline]
     pub fn handle_client_in_place(
         &mut self,
         now: Now,
@@ -121,23 +122,19 @@ impl Server {
         actions: &mut Actions,
     ) -> Verdict {
         let start = datagram.start;
-        let within = |range: Range<usize>| range.start + start..range.end + start;
-        match self.handle_client(now, five_tuple, &buffer[datagram], actions) {
-            Verdict::Done => Verdict::Done,
-            Verdict::ToPeer { relay, peer, payload, dont_fragment } => {
-                Verdict::ToPeer { relay, peer, payload: within(payload), dont_fragment }
-            }
-            Verdict::ToClient { five_tuple, datagram } => {
-                Verdict::ToClient { five_tuple, datagram: within(datagram) }
-            }
-            Verdict::ToEngine { hop, payload } if self.engine == Some(hop.engine) => {
-                self.metrics.shortcut(Shortcut::SameWorker, 1);
-                self.handle_hop(now, &hop, buffer, within(payload))
-            }
-            Verdict::ToEngine { hop, payload } => {
-                Verdict::ToEngine { hop, payload: within(payload) }
-            }
+        // Changed where it lies: it is large, and this is on the way of every packet.
+        let mut verdict = self.handle_client(now, five_tuple, &buffer[datagram], actions);
+        if let Some(range) = verdict.range_mut() {
+            *range = range.start + start..range.end + start;
         }
+        if let Verdict::ToEngine { hop, payload } = &verdict
+            && self.engine == Some(hop.engine)
+        {
+            let (hop, payload) = (*hop, payload.clone());
+            self.metrics.shortcut(Shortcut::SameWorker, 1);
+            verdict = self.handle_hop(now, &hop, buffer, payload);
+        }
+        verdict
     }
 
     /// Handles a payload that another allocation of ours has sent, at this engine or another. It

@@ -349,3 +349,15 @@ pub enum Verdict {
         datagram: Range<usize>,
     },
 }
+
+impl Verdict {
+    /// The part of the buffer that goes on, if one does.
+    #[inline]
+    fn range_mut(&mut self) -> Option<&mut Range<usize>> {
+        match self {
+            Self::Done => None,
+            Self::ToPeer { payload, .. } | Self::ToEngine { payload, .. } => Some(payload),
+            Self::ToClient { datagram, .. } => Some(datagram),
+        }
+    }
+}

@@ -109,6 +109,7 @@ impl Policy {
 
     /// Where packets for a granted peer go: LOCAL instead of PUBLIC, so that no NAT in front of
     /// us has to turn them round.
+    #[inline]
     pub(super) fn delivery(&self, peer: CanonicalPeer) -> IpAddr {
         peer.relay_address.map_or(peer.ip, |index| self.relays[index].local)
     }

@@ -109,6 +109,7 @@ impl Server {
     }
 
     /// Handles a datagram from a client.
+    #[inline]
     pub fn handle_client(
         &mut self,
         now: Now,
@@ -116,15 +117,30 @@ impl Server {
         datagram: &[u8],
         actions: &mut Actions,
     ) -> Verdict {
-        let outgoing = match classify(datagram) {
-            Kind::ChannelData => self.handle_channel_data(now.instant, &five_tuple, datagram),
-            Kind::Stun => self.handle_stun(now, five_tuple, datagram, actions),
-            Kind::Other => Err(DropReason::Malformed.into()),
-        };
-        outgoing.unwrap_or_else(|dropped| {
-            dropped.count(&self.metrics);
-            Verdict::Done
-        })
+        // Each by itself, so that no verdict is copied to where they would meet.
+        match classify(datagram) {
+            Kind::ChannelData => {
+                let outgoing = self.handle_channel_data(now.instant, &five_tuple, datagram);
+                self.counted(outgoing)
+            }
+            Kind::Stun => {
+                let outgoing = self.handle_stun(now, five_tuple, datagram, actions);
+                self.counted(outgoing)
+            }
+            Kind::Other => self.counted(Err(DropReason::Malformed.into())),
+        }
+    }
+
+    /// Counts what is dropped.
+    #[inline]
+    fn counted(&self, outgoing: Result<Verdict, Dropped>) -> Verdict {
+        match outgoing {
+            Ok(verdict) => verdict,
+            Err(dropped) => {
+                dropped.count(&self.metrics);
+                Verdict::Done
+            }
+        }
     }
 
     /// Handles a datagram that arrived on relay socket `relay` from `peer`. The payload stands at
@@ -137,10 +153,8 @@ impl Server {
         buffer: &mut [u8],
         payload: Range<usize>,
     ) -> Verdict {
-        self.relay_to_client(now.instant, relay, peer, buffer, payload).unwrap_or_else(|dropped| {
-            dropped.count(&self.metrics);
-            Verdict::Done
-        })
+        let outgoing = self.relay_to_client(now.instant, relay, peer, buffer, payload);
+        self.counted(outgoing)
     }
 
     /// When [`Server::handle_timeout`] wants to be called next.
@@ -189,6 +203,7 @@ impl Server {
         self.table.halves()
     }
 
+    #[inline]
     fn handle_channel_data(
         &mut self,
         now: Instant,
@@ -220,6 +235,7 @@ impl Server {
     }
 
     /// RFC 8656, sections 11.3 and 12.7.
+    #[inline]
     fn relay_to_client(
         &mut self,
         now: Instant,

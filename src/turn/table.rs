@@ -70,10 +70,19 @@ pub(super) struct Half {
 }
 
 impl Allocation {
+    /// Whether it is that of `five_tuple`. A call of its own: within the look-up all parts of the
+    /// five-tuple would be loaded and put aside for places that are never looked at.
+    #[inline(never)]
+    fn is_of(&self, five_tuple: &FiveTuple) -> bool {
+        self.five_tuple == *five_tuple
+    }
+
     /// Whether packets and requests find it at `now`.
     #[inline]
     pub(super) fn is_live(&self, now: Instant) -> bool {
-        self.pending.is_none() && self.halves.iter().flatten().any(|half| now < half.expires)
+        let [ipv4, ipv6] = &self.halves;
+        let lives = |half: &Option<Half>| half.as_ref().is_some_and(|half| now < half.expires);
+        self.pending.is_none() && (lives(ipv4) || lives(ipv6))
     }
 
     /// Whether packets pass the relayed address of a family at `now`.
@@ -211,9 +220,9 @@ impl Table {
     #[inline]
     pub(super) fn find(&self, five_tuple: &FiveTuple) -> Option<Place> {
         let hash = self.seed.hash(five_tuple);
-        let found = self.by_five_tuple.find(hash, |&place| {
-            self.slab.get(place).is_some_and(|found| found.five_tuple == *five_tuple)
-        });
+        let found = self
+            .by_five_tuple
+            .find(hash, |&place| self.slab.get(place).is_some_and(|found| found.is_of(five_tuple)));
         found.map(|&place| Place(place))
     }
 

@@ -27,6 +27,7 @@ impl Dropped {
     /// A stranger's request above the share of his prefix.
     pub(super) const STRANGER: Self = Self::Limit(Limit::Unauthenticated);
 
+    #[cold]
     pub(super) fn count(self, metrics: &WorkerMetrics) {
         match self {
             Self::Reason(reason) => metrics.dropped(reason),

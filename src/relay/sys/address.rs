@@ -23,6 +23,7 @@ impl Address {
     }
 
     /// `address` in the kernel's form and the length of that form.
+    #[inline]
     pub(super) fn write(address: SocketAddr) -> (Self, libc::socklen_t) {
         let mut written = Self::empty();
         match address {
@@ -50,6 +51,7 @@ impl Address {
 
     /// The address in canonical form: an IPv4-mapped one as IPv4, no flow label, and a scope only
     /// where it means something. `None` for any other family.
+    #[inline]
     pub(super) fn read(&self) -> Option<SocketAddr> {
         // SAFETY: every member starts with the family, and all bytes were initialised by `empty`.
         match i32::from(unsafe { self.family }) {
@@ -70,7 +72,9 @@ impl Address {
     }
 }
 
-/// An IPv6 socket address in canonical form.
+/// An IPv6 socket address in canonical form. A call of its own: where it was part of its callers,
+/// IPv4 addresses were put together byte by byte as well.
+#[inline(never)]
 pub(super) fn canonical_v6(ip: Ipv6Addr, port: u16, scope_id: u32) -> SocketAddr {
     match ip.to_ipv4_mapped() {
         Some(v4) => SocketAddr::new(IpAddr::V4(v4), port),

@@ -219,6 +219,33 @@ impl Told {
     #[inline]
     fn read(header: &libc::msghdr) -> Self {
         let mut told = Self::default();
+        match Self::class_alone(header) {
+            Some(traffic_class) => told.traffic_class = traffic_class,
+            None => told.read_all(header),
+        }
+        told
+    }
+
+    /// The TOS octet when nothing else is told: so comes what is sent over IPv4 to a socket that
+    /// is bound to one address.
+    #[inline]
+    fn class_alone(header: &libc::msghdr) -> Option<u8> {
+        if u32::try_from(header.msg_controllen) != Ok(CLASS_ALONE) || header.msg_control.is_null() {
+            return None;
+        }
+        // SAFETY: the kernel filled `msg_control` in up to `msg_controllen`, which is a whole,
+        // aligned control header and at least a byte behind it.
+        unsafe {
+            let control = header.msg_control.cast::<libc::cmsghdr>();
+            let is_tos =
+                (*control).cmsg_level == libc::IPPROTO_IP && (*control).cmsg_type == libc::IP_TOS;
+            is_tos.then(|| libc::CMSG_DATA(control).read())
+        }
+    }
+
+    /// Whatever is told.
+    #[inline(never)]
+    fn read_all(&mut self, header: &libc::msghdr) {
         // SAFETY: the kernel filled `msg_control` in up to `msg_controllen`, and the macros walk
         // no further than that.
         let mut control = unsafe { libc::CMSG_FIRSTHDR(header) };
@@ -228,34 +255,33 @@ impl Told {
             unsafe {
                 let value = libc::CMSG_DATA(control);
                 match ((*found.as_ptr()).cmsg_level, (*found.as_ptr()).cmsg_type) {
-                    // What every datagram over IPv4 has. One byte here, an int over IPv6.
-                    (libc::IPPROTO_IP, libc::IP_TOS) => told.traffic_class = value.read(),
+                    // One byte here, an int over IPv6.
+                    (libc::IPPROTO_IP, libc::IP_TOS) => self.traffic_class = value.read(),
                     (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                         let pktinfo = value.cast::<libc::in_pktinfo>().read_unaligned();
                         let ip = Ipv4Addr::from(pktinfo.ipi_spec_dst.s_addr.to_ne_bytes());
-                        told.to = Some(SocketAddr::new(IpAddr::V4(ip), 0));
+                        self.to = Some(SocketAddr::new(IpAddr::V4(ip), 0));
                     }
                     (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                         let pktinfo = value.cast::<libc::in6_pktinfo>().read_unaligned();
                         let ip = Ipv6Addr::from(pktinfo.ipi6_addr.s6_addr);
-                        told.to = Some(canonical_v6(ip, 0, pktinfo.ipi6_ifindex));
+                        self.to = Some(canonical_v6(ip, 0, pktinfo.ipi6_ifindex));
                     }
                     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                        told.traffic_class = value.cast::<i32>().read_unaligned() as u8;
+                        self.traffic_class = value.cast::<i32>().read_unaligned() as u8;
                     }
                     (libc::SOL_UDP, libc::UDP_GRO) => {
                         let bytes = value.cast::<i32>().read_unaligned();
-                        told.segment = usize::try_from(bytes).unwrap_or(0);
+                        self.segment = usize::try_from(bytes).unwrap_or(0);
                     }
                     (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                        told.queue_drops = Some(value.cast::<u32>().read_unaligned());
+                        self.queue_drops = Some(value.cast::<u32>().read_unaligned());
                     }
                     _ => {}
                 }
                 control = libc::CMSG_NXTHDR(header, control);
             }
         }
-        told
     }
 }
 
@@ -276,6 +302,10 @@ const PAYLOAD_MAX: usize = 65_535;
 const SLOT: usize = 65_536 + 128;
 
 const _: () = assert!(HEADROOM + PAYLOAD_MAX + TAILROOM <= SLOT);
+
+/// Bytes of the control messages when the TOS octet is the only one.
+// SAFETY: the macro computes with its argument only.
+const CLASS_ALONE: u32 = unsafe { libc::CMSG_SPACE(1) };
 
 /// Bytes of a control buffer.
 // SAFETY: the macro computes with its argument only.
@@ -334,6 +364,34 @@ mod tests {
         let second = batch.recv(socket.as_fd()).expect("the rest");
         assert_eq!(second, 120 - BATCH);
         check(&mut batch, second, first);
+    }
+
+    #[test]
+    fn a_class_is_read_alone_and_among_others() {
+        let alone = [("127.0.0.1:0", Some(0xB8)), ("0.0.0.0:0", None), ("[::1]:0", None)];
+        for (address, expected) in alone {
+            let (socket, mut here) = listener(address);
+            if here.ip().is_unspecified() {
+                here.set_ip(Ipv4Addr::LOCALHOST.into());
+            }
+            let sender = UdpSocket::bind(SocketAddr::new(here.ip(), 0)).expect("a sender");
+            let options = socket2::SockRef::from(&sender);
+            let set =
+                if here.is_ipv4() { options.set_tos_v4(0xB8) } else { options.set_tclass_v6(0xB8) };
+            set.expect("a traffic class");
+            sender.send_to(b"x", here).expect("a send");
+            let mut batch = RecvBatch::new();
+            assert_eq!(batch.recv(socket.as_fd()).expect("a datagram"), 1);
+            // SAFETY: the first header is live, and nobody writes to it.
+            let header = unsafe { &(*batch.header(0).as_ptr()).msg_hdr };
+            assert_eq!(Told::class_alone(header), expected, "{address}");
+            let mut all = Told::default();
+            all.read_all(header);
+            for told in [Told::read(header), all] {
+                assert_eq!(told.traffic_class, 0xB8, "{address}");
+                assert_eq!(told.to.is_some(), address.starts_with("0.0.0.0"));
+            }
+        }
     }
 
     #[test]

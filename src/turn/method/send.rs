@@ -38,6 +38,7 @@ pub(in crate::turn) fn indication(
 }
 
 /// Finds the peer of a ChannelData message.
+#[inline]
 pub(in crate::turn) fn channel_data(
     shared: &Shared,
     allocation: &Allocation,
@@ -56,6 +57,7 @@ pub(in crate::turn) fn channel_data(
 
 /// Where to send. Among our own addresses only a live relayed address within reach gets
 /// anything, never another service of this host.
+#[inline]
 fn deliver(
     shared: &Shared,
     allocation: &Allocation,
