@@ -9,7 +9,7 @@ use crate::net::Prefix;
 use crate::telemetry::{self, LogOptions};
 use crate::turn::{self, FixedUser, RelayAddress, Transport};
 use crate::web::TurnListener;
-use crate::{acme, relay, signal};
+use crate::{acme, doctor, relay, signal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ pub(super) fn turn(
         },
         alternate_servers: config.alternate_server.to_vec(),
         alternate_domain: config.alternate_domain.as_ref().map(|name| name.text().to_owned()),
+        examiners: doctor::USER_PREFIX.to_owned(),
         tcp_relay: config.tcp_relay.then_some(turn::TcpLimits {
             connections: limits.tcp_connections,
             connections_per_allocation: limits.tcp_connections_per_allocation,

@@ -30,12 +30,16 @@ pub use certificate::Judgement;
 pub use report::{Finding, Report, in_lines};
 use url::TurnUrl;
 
+/// How the names of the doctor's users begin. The relay sends their packets through its sockets, so
+/// that a firewall around the relayed ports is seen.
+pub const USER_PREFIX: &str = "doctor-";
+
 /// What is examined.
 #[derive(Debug)]
 pub struct Options {
     /// The URLs that a browser is told, such as `turn:192.0.2.1:3478?transport=udp`.
     pub urls: Vec<String>,
-    /// What signs the credentials; unscoped ones, under names that begin with `doctor`.
+    /// What signs the credentials; unscoped ones, under names that begin with [`USER_PREFIX`].
     pub secrets: SharedSecrets,
     /// When these credentials end, in seconds since 1970.
     pub expiry_unix_secs: u64,
@@ -113,7 +117,7 @@ async fn examine_url(options: &Arc<Options>, index: usize) -> Vec<Finding> {
 
 /// A credential of a user of its own, so that a small quota is no obstacle.
 fn credential(options: &Options, suffix: &str) -> Option<Credential> {
-    options.secrets.sign(&format!("doctor-{suffix}"), options.expiry_unix_secs)
+    options.secrets.sign(&format!("{USER_PREFIX}{suffix}"), options.expiry_unix_secs)
 }
 
 /// The addresses of the URL's host, by the system's resolver.

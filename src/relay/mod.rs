@@ -288,6 +288,7 @@ fn turn_options_for_tests() -> crate::turn::Options {
         default_family: crate::turn::DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
         alternate_domain: None,
+        examiners: String::new(),
         tcp_relay: None,
         nat_discovery: crate::turn::NatDiscovery::default(),
         host_addresses: Vec::new(),

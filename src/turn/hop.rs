@@ -186,10 +186,11 @@ impl Server {
         Some(SocketAddr::new(self.shared.local(hop.from.address), hop.from.port))
     }
 
-    /// Tells all engines where the allocation at `place` is served. One for TCP has no packets.
+    /// Tells all engines where the allocation at `place` is served. One for TCP has no packets, and
+    /// an examiner wants his to leave.
     pub(super) fn tell_owner(&self, place: Place) {
         let (Some(engine), Some(own)) = (self.engine, self.table.get(place)) else { return };
-        if own.tcp.is_some() {
+        if own.tcp.is_some() || self.is_examiner(&own.username) {
             return;
         }
         for family in own.families() {
@@ -197,5 +198,12 @@ impl Server {
                 live.served_by(Owner { engine, relay: place.relay(family) });
             }
         }
+    }
+
+    /// Whether `username` is that of one of [`super::Options::examiners`], with its expiry.
+    fn is_examiner(&self, username: &str) -> bool {
+        let prefix = &*self.shared.options().examiners;
+        let (_, user) = username.split_once(':').unwrap_or_default();
+        !prefix.is_empty() && user.starts_with(prefix)
     }
 }

@@ -210,6 +210,9 @@ pub struct Options {
     pub alternate_servers: Vec<SocketAddr>,
     /// The name in their certificate, when it is another than in ours: at most 255 bytes.
     pub alternate_domain: Option<String>,
+    /// How the names begin of users whose packets go through the sockets also from one allocation
+    /// of ours to another: they want to see what a firewall lets through. Empty: nobody's do.
+    pub examiners: String,
     /// Whether and how much TCP is relayed (RFC 6062).
     pub tcp_relay: Option<TcpLimits>,
     /// NAT behaviour discovery (RFC 5780).

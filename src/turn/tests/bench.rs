@@ -48,6 +48,7 @@ pub(super) fn options() -> Options {
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
         alternate_domain: None,
+        examiners: String::new(),
         tcp_relay: None,
         nat_discovery: NatDiscovery::default(),
         host_addresses: vec![both("192.0.2.1").public, both("127.0.0.1").public],

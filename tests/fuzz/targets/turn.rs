@@ -315,6 +315,7 @@ fn options() -> Options {
         default_family: DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
         alternate_domain: None,
+        examiners: String::new(),
         tcp_relay: Some(TcpLimits {
             connections: 3,
             connections_per_allocation: 2,

@@ -103,6 +103,7 @@ fn engine() -> turn::Options {
         default_family: turn::DefaultFamily::Ipv4,
         alternate_servers: Vec::new(),
         alternate_domain: None,
+        examiners: String::new(),
         tcp_relay: None,
         nat_discovery: turn::NatDiscovery::default(),
         host_addresses: vec![ip(&own), ip("127.0.0.1"), ip("127.0.0.3"), ip("::1")],
