@@ -172,26 +172,36 @@ impl Rooms {
         }
     }
 
+    /// The member whose token this is.
+    fn holder(&mut self, step: &Step<'_>, token: &str) -> Option<Place> {
+        let (member, room) = step.env.members.get_key_value(Token::member(token))?;
+        let place = Place { room: room.clone(), member: member.clone() };
+        self.member(&place)?.token.matches(token).then_some(place)
+    }
+
+    /// Handles the farewell of a page that went away: whoever holds `token` leaves, as by `bye`.
+    /// A token of nobody changes nothing.
+    pub(super) fn farewell(&mut self, step: &mut Step<'_>, token: &str) {
+        let Some(place) = self.holder(step, token) else { return };
+        if let Some(conn) = self.member(&place).and_then(|member| member.conn) {
+            step.close(conn, 1000, "bye");
+        }
+        self.leave(step, &place, true);
+    }
+
     /// Lets a member come back. The newest socket wins: a half-open older one is closed.
     fn resume(&mut self, step: &mut Step<'_>, caller: &Caller<'_>, hello: &Hello) -> Resumed {
         let Some(resume) = &hello.resume else { return Resumed::No };
-        let found = step.env.members.get_key_value(Token::member(&resume.token));
-        let Some((member, room)) = found.map(|(id, room)| (id.clone(), room.clone())) else {
-            return Resumed::No;
-        };
-        if hello.room.as_deref().is_some_and(|name| name != room.as_str()) {
+        let Some(place) = self.holder(step, &resume.token) else { return Resumed::No };
+        if hello.room.as_deref().is_some_and(|name| name != place.room.as_str()) {
             return Resumed::No;
         }
-        let Some(found) = self.by_name.get_mut(room.as_str()) else { return Resumed::No };
-        let Some(seat) = found.seat(&member) else { return Resumed::No };
+        let Some(found) = self.by_name.get_mut(&place.room) else { return Resumed::No };
+        let Some(seat) = found.seat(&place.member) else { return Resumed::No };
         if (seat == Seat::Broadcaster) != (hello.role == Role::Broadcaster) {
             return Resumed::No;
         }
         let Some(known) = found.member(seat) else { return Resumed::No };
-        if !known.token.matches(&resume.token) {
-            return Resumed::No;
-        }
-        let place = Place { room, member };
         let last_seq = resume.last_seq.min(known.seq);
         if let Some(old) = known.conn.replace(caller.conn) {
             let reason = "resumed-elsewhere";

@@ -9,6 +9,7 @@ use tracing::{debug, info};
 
 use super::hello::Caller;
 use super::id::{MemberId, RoomName};
+use super::member::Member;
 use super::protocol::{Action, Body, Bye, Code, Error, Message, Pong, Request, parse};
 use super::room::{Room, Seat};
 use super::timers::{Timer, Timers};
@@ -175,6 +176,13 @@ impl Hub {
         });
     }
 
+    /// A page that went away says so by a request, for browsers may drop what its WebSocket still
+    /// had to say. Whoever holds this token of `welcome.resume` leaves, as by `bye`; the token of
+    /// nobody changes nothing.
+    pub fn farewell(&mut self, now: Now, token: &str, outputs: &mut Outputs) {
+        self.step(now, outputs, |rooms, step| rooms.farewell(step, token));
+    }
+
     /// When [`Hub::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.env.timers.next()
@@ -292,6 +300,12 @@ impl Rooms {
         }
     }
 
+    pub(super) fn member(&mut self, place: &Place) -> Option<&mut Member> {
+        let room = self.by_name.get_mut(&place.room)?;
+        let seat = room.seat(&place.member)?;
+        room.member(seat)
+    }
+
     /// A member leaves, its socket being closed or about to be.
     pub(super) fn leave(&mut self, step: &mut Step<'_>, place: &Place, reserve: bool) {
         if let Some(room) = self.by_name.get_mut(&place.room)
@@ -308,9 +322,7 @@ impl Rooms {
         if grace_secs == 0 {
             return self.leave(step, place, false);
         }
-        let Some(room) = self.by_name.get_mut(&place.room) else { return };
-        let Some(seat) = room.seat(&place.member) else { return };
-        if let Some(member) = room.member(seat) {
+        if let Some(member) = self.member(place) {
             member.conn = None;
             let grace = Duration::from_secs(u64::from(grace_secs));
             step.set_timer(Timer::Grace(place.member.clone()), grace);
@@ -392,12 +404,7 @@ impl Rooms {
     /// Says something to a connection, as its member when it has one.
     fn say(&mut self, step: &mut Step<'_>, conn: ConnId, body: &Body, re: Option<&str>) {
         let place = step.env.conns.get(&conn).and_then(|conn| conn.place.as_ref());
-        let member = place.and_then(|place| {
-            let room = self.by_name.get_mut(&place.room)?;
-            let seat = room.seat(&place.member)?;
-            room.member(seat)
-        });
-        match member {
+        match place.and_then(|place| self.member(place)) {
             Some(member) => member.answer(step, body, re),
             None => step.send(conn, body.frame(re, None)),
         }

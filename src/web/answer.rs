@@ -48,6 +48,13 @@ pub(super) fn sentence(status: StatusCode, text: &'static str) -> Answer {
     no_store(with_body(status, "text/plain; charset=utf-8", body))
 }
 
+/// Done, and no more to say.
+pub(super) fn nothing() -> Answer {
+    let mut answer = Answer::default();
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    no_store(answer)
+}
+
 /// What `/metrics` and `/healthz` say.
 pub(super) fn report(status: StatusCode, content_type: &'static str, text: String) -> Answer {
     no_store(with_body(status, content_type, Bytes::from(text)))

@@ -120,6 +120,11 @@ impl HubHandle {
         Some(Conn { id, queue, hub: Arc::clone(self), ended: false })
     }
 
+    /// A page that went away: whoever holds `token` leaves. That of nobody changes nothing.
+    pub(super) fn farewell(&self, token: &str) {
+        self.with_hub(|hub, outputs| hub.farewell(Now::read(), token, outputs));
+    }
+
     /// Lets the hub do what is due. Returns when to call again.
     fn turn(&self) -> Instant {
         let now = Now::read();

@@ -10,6 +10,7 @@ mod admin;
 mod answer;
 mod assets;
 mod client;
+mod farewell;
 mod handshake;
 mod host;
 mod http;

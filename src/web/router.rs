@@ -6,6 +6,7 @@
 //! | `/static/...` | what belongs to them |
 //! | `/.well-known/acme-challenge/TOKEN` | for the certificate authority, by plain HTTP or not |
 //! | `/ws` | the WebSocket of the hub |
+//! | `/leave` | the farewell of a page that goes away |
 //!
 //! Where there is a certificate, whatever else comes unencrypted is sent on to HTTPS.
 
@@ -17,7 +18,7 @@ use hyper::{Method, Request, StatusCode, Version};
 use super::answer::{self, Answer};
 use super::host::{Host, Refused};
 use super::ws::Ticket;
-use super::{Web, client, handshake, http, plain, ws};
+use super::{Web, client, farewell, handshake, http, plain, ws};
 use crate::edge;
 use crate::metrics::{Limit, Refusal};
 use crate::tls;
@@ -76,6 +77,9 @@ fn route(
                 }
                 Err(denied) => denied.answer(request.version()),
             }
+        }
+        (Ok(host), _) if request.uri().path() == "/leave" => {
+            farewell::answer(web, &request, host, peer)
         }
         (Ok(_), _) => page(web, &request),
     };

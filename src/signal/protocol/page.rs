@@ -164,6 +164,10 @@ Answered with `re`: `hello` (by `welcome`), `ping` (by `pong`), and what is refu
    `resume`. It is waited for `grace_secs`, nobody is told, and what it missed is sent again.
 5. `bye`, `end`, or the close codes 1000 and 1001 end a membership at once. After that its
    credentials are refused, and what was relayed with them stops.
+6. Browsers may drop what a socket has yet to say when its page goes away. So a page says it by a
+   request as well, with `keepalive`: `POST /leave`, `Authorization: Bearer TOKEN` with the token of
+   `welcome.resume`. That is a `bye` of whoever holds the token, and is answered 204 whether or not
+   anybody does.
 
 Only the two members of a live link may say something on it; everything else is `forbidden`. That
 also meets a message that crossed with the news that its link was replaced or its watcher left: a

@@ -76,7 +76,7 @@ fn a_watcher_of_a_live_room_is_told_whom_to_expect() {
 
 #[test]
 fn a_watcher_who_leaves_is_revoked_on_both_sides_and_the_broadcaster_told() {
-    for how in ["bye", "clean", "grace"] {
+    for how in ["bye", "clean", "farewell", "farewell of a lost one", "grace"] {
         let mut world = World::new();
         let broadcaster = world.broadcast("on");
         let watcher = world.watch("on");
@@ -85,6 +85,11 @@ fn a_watcher_who_leaves_is_revoked_on_both_sides_and_the_broadcaster_told() {
         match how {
             "bye" => world.say(watcher.conn, json!({"t": "bye", "reason": "pagehide"})),
             "clean" => world.close(watcher.conn, Closed::Clean),
+            "farewell" => world.farewell(&watcher.token()),
+            "farewell of a lost one" => {
+                world.close(watcher.conn, Closed::Lost);
+                world.farewell(&watcher.token());
+            }
             _ => {
                 world.close(watcher.conn, Closed::Lost);
                 world.pass_with(25, &[&broadcaster]);
@@ -99,9 +104,43 @@ fn a_watcher_who_leaves_is_revoked_on_both_sides_and_the_broadcaster_told() {
         assert_eq!(left["member"], watcher.member.as_str());
         assert_eq!(left["link"], watcher.link.as_str());
         assert_eq!(left["watchers"], 0);
-        assert_eq!(world.ends.contains_key(&watcher.conn), how == "bye");
+        let closed = ["bye", "farewell"].contains(&how).then_some(&(1000, "bye"));
+        assert_eq!(world.ends.get(&watcher.conn), closed);
         world.check();
     }
+}
+
+#[test]
+fn a_farewell_is_heard_from_the_holder_of_the_token_alone_and_once() {
+    let mut world = World::new();
+    let (broadcaster, watcher) = world.live("r");
+    let token = watcher.token();
+    let (member, secret) = token.split_once('.').expect("MEMBER.SECRET");
+    let others = format!("{}.{secret}", broadcaster.member);
+    let forged = format!("{member}.{}", "x".repeat(secret.len()));
+    for wrong in ["", ".", member, &token[..token.len() - 1], &others, &forged] {
+        world.farewell(wrong);
+        assert_eq!(world.metrics.watchers.value(), 1, "{wrong}");
+        world.check();
+    }
+    world.farewell(&token);
+    assert_eq!(world.take(broadcaster.conn, "member")["event"], "left");
+    let next = world.watch("r");
+    world.heard(broadcaster.conn);
+    world.farewell(&token);
+    world.say(watcher.conn, json!({"t": "bye"}));
+    assert_eq!(world.heard(broadcaster.conn), [] as [Value; 0]);
+    assert_eq!(world.metrics.watchers.value(), 1);
+    // A broadcaster leaves the room as by `bye`: it waits, and the holder of its key comes back.
+    world.farewell(&broadcaster.token());
+    assert_eq!(world.take(next.conn, "room")["state"], "waiting");
+    world.check();
+    let conn = world.open();
+    let back = json!({"t": "hello", "versions": [1], "role": "broadcaster", "room": "r",
+        "room_key": broadcaster.room_key()});
+    world.hello(conn, back);
+    assert_eq!(world.take(next.conn, "room")["state"], "live");
+    world.check();
 }
 
 #[test]

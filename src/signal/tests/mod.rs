@@ -117,6 +117,12 @@ impl World {
         self.carry_out(outputs);
     }
 
+    fn farewell(&mut self, token: &str) {
+        let mut outputs = Outputs::new();
+        self.hub.farewell(self.now, token, &mut outputs);
+        self.carry_out(outputs);
+    }
+
     fn drain(&mut self) {
         let mut outputs = Outputs::new();
         self.hub.drain(self.now, 2000, &mut outputs);
@@ -319,6 +325,10 @@ impl Page {
 
     fn room_key(&self) -> String {
         text(&self.welcome["room_key"])
+    }
+
+    fn token(&self) -> String {
+        text(&self.welcome["resume"])
     }
 }
 

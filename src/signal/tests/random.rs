@@ -77,6 +77,13 @@ fn act(world: &mut World, entropy: &mut Entropy) {
         }
         (Some(conn), 5) => world.close(*conn, Closed::Lost),
         (Some(conn), 6) if entropy.below(2) == 0 => world.close(*conn, Closed::Clean),
+        (_, 8) if entropy.below(2) == 0 => {
+            let tokens = world.tokens();
+            let index = entropy.below(u32::try_from(tokens.len()).unwrap_or(1)) as usize;
+            if let Some(token) = tokens.get(index) {
+                world.farewell(token);
+            }
+        }
         (_, 7) => {
             let secs = u64::from(entropy.below(9));
             world.pass(secs);

@@ -378,6 +378,36 @@ async fn a_clean_close_ends_the_membership_and_revokes_its_grants() {
 }
 
 #[tokio::test]
+async fn a_page_that_goes_away_leaves_by_a_request_too() {
+    let server = Setup::open().start();
+    let (mut broadcaster, _) = Client::join(&server, "broadcaster", "room").await;
+    let (mut watcher, welcome) = Client::join(&server, "watcher", "room").await;
+    let joined = broadcaster.hear("member").await;
+    let token = welcome["resume"].as_str().expect("a token");
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    let refused = [
+        ("GET", bearer.clone(), 405),
+        ("POST", String::new(), 400),
+        ("POST", format!("Authorization: Basic {token}\r\n"), 400),
+        ("POST", format!("{bearer}Origin: https://evil.example\r\n"), 403),
+    ];
+    for (method, lines, status) in refused {
+        assert_eq!(server.ask(method, "/leave", &lines).await.status, status, "{method} {lines}");
+    }
+    assert_eq!(server.metrics.refusals(Refusal::Origin), 1);
+    let wrong = "Authorization: Bearer x.y\r\n";
+    assert_eq!(server.ask("POST", "/leave", wrong).await.status, 204);
+    assert_eq!(server.metrics.watchers.value(), 1);
+    let own = format!("{bearer}Origin: http://{}\r\nContent-Length: 0\r\n", server.address);
+    let reply = server.ask("POST", "/leave", &own).await;
+    assert_eq!((reply.status, reply.body.as_str()), (204, ""));
+    let left = broadcaster.hear("member").await;
+    assert_eq!((&left["event"], &left["member"]), (&json!("left"), &joined["member"]));
+    assert_eq!(u16::from(watcher.closed().await.code), 1000);
+    assert_eq!(server.ask("POST", "/leave", &own).await.status, 204, "it has left all the same");
+}
+
+#[tokio::test]
 async fn a_lost_socket_keeps_its_membership() {
     let server = Setup::open().start();
     let (mut broadcaster, _) = Client::join(&server, "broadcaster", "room").await;
@@ -485,6 +515,8 @@ async fn the_log_holds_no_address_and_no_secret() {
     let mut stranger = Client::connect(&server).await;
     stranger.say(json!({ "t": "hello", "versions": [1], "role": "broadcaster", "key": "x" })).await;
     let _ = stranger.0.send(Message::text("x".repeat(70_000))).await;
+    let token = welcome["resume"].as_str().expect("a token");
+    server.ask("POST", "/leave", &format!("Authorization: Bearer {token}\r\n")).await;
     drop((client, stranger));
     until(|| server.metrics.conns.value() == 0).await;
     drop(guard);
