@@ -531,7 +531,7 @@ function wire() {
   part("confirm-yes").addEventListener("click", end);
   part("again").addEventListener("click", again);
   navigator.mediaDevices?.addEventListener("devicechange", listSources);
-  addEventListener("pagehide", () => signaling.leave("left"));
+  addEventListener("pagehide", () => signaling.farewell());
   addEventListener("pageshow", (event) => {
     if (event.persisted) location.reload();
   });

@@ -372,7 +372,7 @@ function wire() {
   show(part("fullscreen"), Boolean(document.fullscreenEnabled || stage.reel.webkitEnterFullscreen));
   part("cover-action").addEventListener("click", act);
   addEventListener("keydown", shortcut);
-  addEventListener("pagehide", () => signaling.leave("left"));
+  addEventListener("pagehide", () => signaling.farewell());
   addEventListener("pageshow", (event) => {
     if (event.persisted) location.reload();
   });

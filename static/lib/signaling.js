@@ -105,6 +105,19 @@ export class Signaling {
     this.#stop({ code: reason });
   }
 
+  /**
+   * Leaves because the page goes away. Browsers may drop what a socket still has to say then; a
+   * request they see through.
+   */
+  farewell() {
+    const token = this.#resume;
+    this.leave();
+    if (!token) return;
+    const headers = { authorization: `Bearer ${token}` };
+    // Nobody is there any more to hear of a failure; the hub then waits for the grace.
+    fetch("/leave", { method: "POST", keepalive: true, headers }).catch(() => {});
+  }
+
   /** Tries at once instead of waiting for the back-off. */
   retryNow() {
     if (this.state !== LOST && this.state !== REFUSED) return;

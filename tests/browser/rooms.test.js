@@ -61,6 +61,19 @@ test("a closed tab leaves the list at once, and the others see no break", async 
   await moves(stays);
 });
 
+test("a tab whose socket is lost at its end leaves at once all the same", async (t) => {
+  const { daemon, studio, sofa } = await stage(t);
+  const cable = await cableFor(t, daemon);
+  const broadcaster = await goLive(studio, daemon.web, { room: "mute" });
+  const watcher = await watch(sofa, cable.origin, "mute");
+  await becomes(watcher, "live");
+  await rowsBecome(broadcaster, ["Viewer 1: Direct"]);
+  // A browser that is busy drops what the socket of a page still had to say.
+  cable.loseWebSockets();
+  await watcher.close();
+  await rowsBecome(broadcaster, [], 5_000);
+});
+
 test("a socket that is cut for ten seconds stops no video, and nobody is told", async (t) => {
   const { daemon, studio, sofa } = await stage(t, {
     broadcast: "ping_interval_secs = 2\nping_timeout_secs = 2",

@@ -25,18 +25,21 @@ export class Cable {
   }
 
   #join(near, far) {
-    const pair = { near, far };
+    const pair = { near, far, webSocket: false, lost: false };
     this.#pairs.add(pair);
+    near.once("data", (bytes) => {
+      pair.webSocket = bytes.subarray(0, 8).toString() === "GET /ws ";
+    });
     const drop = () => {
       // A pulled cable carries no end of a connection either.
-      if (this.#pulled) return;
+      if (this.#pulled || pair.lost) return;
       near.destroy();
       far.destroy();
       this.#pairs.delete(pair);
     };
     for (const [from, to] of [[near, far], [far, near]]) {
       from.on("data", (bytes) => {
-        if (!this.#pulled) to.write(bytes);
+        if (!this.#pulled && !pair.lost) to.write(bytes);
       });
       from.on("error", () => {});
       from.on("close", drop);
@@ -46,6 +49,11 @@ export class Cable {
   /** Nothing passes from now on. */
   pull() {
     this.#pulled = true;
+  }
+
+  /** What a WebSocket still says is lost, its end too; everything else passes. */
+  loseWebSockets() {
+    for (const pair of this.#pairs) pair.lost ||= pair.webSocket;
   }
 
   /** Everything that was connected is dead; new connections pass. */
