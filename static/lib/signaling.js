@@ -88,10 +88,7 @@ export class Signaling {
 
   /** Sends now, or once the membership is back. A full queue drops what is oldest. */
   send(message) {
-    if (this.state === JOINED && this.#socket?.readyState === WebSocket.OPEN) {
-      this.#socket.send(JSON.stringify(message));
-      return;
-    }
+    if (this.state === JOINED && this.#say(message)) return;
     if (this.state === STOPPED || this.state === IDLE) return;
     this.#queue.push(message);
     if (this.#queue.length > QUEUE_MESSAGES_MAX) this.#queue.shift();
@@ -99,9 +96,7 @@ export class Signaling {
 
   /** Ends the membership at once, so that nobody waits for us. */
   leave(reason = "left") {
-    if (this.#socket?.readyState === WebSocket.OPEN) {
-      this.#socket.send(JSON.stringify({ t: "bye", reason, action: "stop" }));
-    }
+    this.#say({ t: "bye", reason, action: "stop" });
     this.#stop({ code: reason });
   }
 
@@ -134,7 +129,7 @@ export class Signaling {
     this.#socket = socket;
     this.sockets += 1;
     this.#expect(WELCOME_TIMEOUT_MS);
-    socket.onopen = () => this.#greet(socket);
+    socket.onopen = () => this.#greet();
     socket.onmessage = (event) => {
       if (this.#socket === socket) this.#receive(event.data);
     };
@@ -143,11 +138,18 @@ export class Signaling {
     };
   }
 
-  #greet(socket) {
+  /** Says it now, if the socket is open: it may be closing before we hear of that. */
+  #say(message) {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    this.#socket.send(JSON.stringify(message));
+    return true;
+  }
+
+  #greet() {
     this.#helloId = this.#nextId();
     const hello = { t: "hello", id: this.#helloId, versions: [1], ...this.#hello() };
     if (this.#resume) hello.resume = { token: this.#resume, last_seq: this.#lastSeq };
-    socket.send(JSON.stringify(hello));
+    this.#say(hello);
   }
 
   #receive(text) {
@@ -256,7 +258,7 @@ export class Signaling {
 
   #ask(timeoutMs) {
     if (this.state !== JOINED) return;
-    this.#socket.send(JSON.stringify({ t: "ping", id: this.#nextId() }));
+    this.#say({ t: "ping", id: this.#nextId() });
     if (!this.#deadline) this.#expect(timeoutMs);
   }
 

@@ -74,6 +74,27 @@ test("a tab whose socket is lost at its end leaves at once all the same", async 
   await rowsBecome(broadcaster, [], 5_000);
 });
 
+test("a socket that is closing while the page asks is replaced without an error", async (t) => {
+  const { daemon, sofa } = await stage(t);
+  const keep = (page) => page.addInitScript(() => {
+    window.WebSocket = class extends WebSocket {
+      constructor(...args) {
+        super(...args);
+        window.socket = this;
+      }
+    };
+  });
+  const watcher = await watch(sofa, daemon.web, "closing", { prepare: keep });
+  await becomes(watcher, "waiting");
+  await watcher.evaluate(() => {
+    window.closing = window.socket;
+    window.closing.close(4099);
+    document.dispatchEvent(new Event("visibilitychange"));
+  });
+  await watcher.waitForFunction(() => window.socket !== window.closing);
+  await becomes(watcher, "waiting");
+});
+
 test("a socket that is cut for ten seconds stops no video, and nobody is told", async (t) => {
   const { daemon, studio, sofa } = await stage(t, {
     broadcast: "ping_interval_secs = 2\nping_timeout_secs = 2",
