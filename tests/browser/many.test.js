@@ -13,6 +13,7 @@ import { browserFor, daemonFor, namesFor } from "./harness/stage.js";
 
 const NAME = "cast.example.org";
 const VIEWERS = 20;
+const AT_ONCE = 5;
 const URLS = 2;
 const EVERYBODY_MS = 45_000;
 const skip = mayMakeNetworks() ? false : "network namespaces need root";
@@ -58,10 +59,14 @@ test(`${VIEWERS} viewers are relayed, over every URL and both families`, { skip 
   const broadcaster = await goLive(studio, origin, { room: "stadium", key: KEY, prepare: small });
   const context = { viewport: { width: 320, height: 240 } };
   const first = await watch(sofas, origin, "stadium", { context });
-  const others = Array.from({ length: VIEWERS - 1 }, () =>
-    watch(sofas, origin, "stadium", { beside: first }));
-  const watchers = [first, ...await Promise.all(others)];
-  await Promise.all(watchers.map((page) => becomes(page, "live", EVERYBODY_MS)));
+  const watchers = [first];
+  // One computer is the network, the browsers and the server; it need not set up all at once.
+  while (watchers.length < VIEWERS) {
+    const next = Array.from({ length: Math.min(AT_ONCE, VIEWERS - watchers.length) }, () =>
+      watch(sofas, origin, "stadium", { beside: first }));
+    watchers.push(...await Promise.all(next));
+    await Promise.all(watchers.map((page) => becomes(page, "live", EVERYBODY_MS)));
+  }
   await Promise.all(watchers.map((page) => page.waitForFunction(
     async () => (await window.turncast.measure())[0]?.frames > 5,
     null, { timeout: EVERYBODY_MS, polling: 500 })));
