@@ -155,6 +155,7 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("turncast-web")
+        .on_thread_park(relay::Streams::before_wait)
         .build()
         .map_err(Error::Runtime)?;
     let parts = running::Parts { loaded, host, turn, entropy };

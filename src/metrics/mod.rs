@@ -60,6 +60,8 @@ pub struct WorkerMetrics {
     /// Datagrams that left by themselves.
     pub sent_alone: Count,
     switches: Vec<Count>,
+    /// Pauses of a thread under load, so that packets gather.
+    pub pauses: Count,
     /// Allocations made since the start.
     pub allocations_created: Count,
     /// Allocations of this worker that live now.
@@ -147,6 +149,7 @@ impl Default for WorkerMetrics {
             segmented: Runs::default(),
             sent_alone: Count::default(),
             switches: counts(RunSwitch::ALL.len()),
+            pauses: Count::default(),
             allocations_created: Count::default(),
             allocations: Gauge::default(),
             panics: Count::default(),
@@ -463,7 +466,9 @@ impl Scrape {
         let switches = RunSwitch::ALL
             .iter()
             .map(|&switch| ([(RunSwitch::KEY, switch.text())], m.sum(|w| w.switches(switch))));
-        counters(out, "udp_run_switches", "Decisions about runs, of one socket each", switches)
+        counters(out, "udp_run_switches", "Decisions about runs, of one socket each", switches)?;
+        let pauses = m.sum(|w| w.pauses.value());
+        counter(out, "relay_pauses", "Pauses under load that let packets gather", pauses)
     }
 
     fn hub_and_web(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -539,6 +544,8 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let (one, two) = (metrics.worker(), metrics.worker());
         one.dropped(DropReason::NoPermission);
+        one.pauses.add(2);
+        two.pauses.add(3);
         two.dropped(DropReason::NoPermission);
         one.refuse(Method::Allocate, Code::QuotaReached);
         two.to_peer.add(1200);
@@ -550,6 +557,7 @@ mod tests {
             "turncast_turn_refused_total{method=\"allocate\",code=\"486\"} 1",
             "turncast_relayed_bytes_total{direction=\"to_peer\"} 1200",
             "turncast_allocations 3",
+            "turncast_relay_pauses_total 5",
             "turncast_limit_hits_total{limit=\"viewers\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -14,6 +14,7 @@
 mod hop;
 mod listen;
 mod outbound;
+mod pace;
 mod share;
 mod shared;
 mod stream;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::hop::Courier;
 use super::outbound::{Marks, Outbound, Pieces, Sent};
+use super::pace::{Pace, Rhythm};
 use super::share::WINDOW;
 use super::shared::{Commands, Inbox};
 use super::sys::{Event, Received, RecvBatch, SocketError, drain_errors};
@@ -66,6 +67,7 @@ struct Running {
     outbound: Outbound,
     actions: Actions,
     commands: Commands,
+    pace: Pace,
     now: Now,
     /// After a panic in a sweep the next one waits, for it may well panic again.
     sweep_again: Instant,
@@ -83,6 +85,7 @@ impl Running {
             outbound: Outbound::new(),
             actions: Actions::new(),
             commands: Commands::default(),
+            pace: Pace::new(Rhythm::DATAGRAMS, now.instant),
             now,
             sweep_again: now.instant,
             reservations_at: now.instant,
@@ -195,6 +198,7 @@ impl Running {
                 merged += usize::from(self.handle(token, index));
             }
             let sent = self.flush();
+            self.pace.received(count.max(sent.datagrams));
             let in_runs = sent.datagrams >= RUN && sent.datagrams >= 2 * sent.messages;
             if let Some(port) = self.worker.sockets.port_mut(token)
                 && port.learn(count, merged, in_runs)

@@ -118,6 +118,7 @@ impl Client {
                 count += 1;
             };
             self.send(messages.bytes(), scratch);
+            super::received(count, &self.lease.metrics);
             Handled { count, end }
         })
     }
@@ -162,6 +163,7 @@ impl Client {
                 let batch = self.relays.receive(index, cx, received, &mut errors);
                 let Poll::Ready((relay, count)) = batch else { continue };
                 is_busy = true;
+                super::received(count, &self.lease.metrics);
                 let lost = self.relays.lost(index, received.queue_drops());
                 self.lease.metrics.queue_dropped(ReceiveQueue::Relay, lost.into());
                 let merged = (0..count).filter(|&index| self.handle_peer(relay, index, scratch));

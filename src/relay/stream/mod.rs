@@ -21,16 +21,19 @@ mod splice;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::hop::Office;
+use super::pace::{Pace, Rhythm};
 use super::sys::SocketOptions;
 use super::worker::guard;
 use crate::credentials::Entropy;
@@ -117,6 +120,42 @@ impl Streams {
         // The other end may be gone, or not listen; this is a courtesy of TLS.
         let _ = timeout(SHUTDOWN, stream.shutdown()).await;
     }
+
+    /// What a thread of the runtime that serves streams has to do before it waits
+    /// (`on_thread_park`): under load it pauses, so that packets gather.
+    pub fn before_wait() {
+        let pause = PACE.with_borrow_mut(|paced| {
+            let pause = paced.pace.pause(Instant::now());
+            paced.untold += u64::from(pause.is_some());
+            pause
+        });
+        if let Some(pause) = pause {
+            thread::sleep(pause);
+        }
+    }
+}
+
+/// The pace of one thread of the runtime.
+struct Paced {
+    pace: Pace,
+    /// Pauses that are not counted yet.
+    untold: u64,
+}
+
+/// Notes on this thread what one read has brought. What nobody serves has no counters, so the
+/// pauses before it are counted here.
+fn received(packets: usize, metrics: &WorkerMetrics) {
+    PACE.with_borrow_mut(|paced| {
+        paced.pace.received(packets);
+        if paced.untold > 0 {
+            metrics.pauses.add(std::mem::take(&mut paced.untold));
+        }
+    });
+}
+
+thread_local! {
+    static PACE: RefCell<Paced> =
+        RefCell::new(Paced { pace: Pace::new(Rhythm::STREAMS, Instant::now()), untold: 0 });
 }
 
 impl std::fmt::Debug for Streams {

@@ -2,7 +2,8 @@
 //! and to its own, and what others have brought.
 
 use std::io;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::super::hop::{Mailbox, Parcel};
 use super::super::outbound::{Marks, Pieces};
@@ -12,8 +13,13 @@ use crate::metrics::Shortcut;
 use crate::turn::{Hop, Verdict};
 
 impl Running {
-    /// Waits for the sockets, unless something is in the mailbox; how many events there are.
+    /// Waits for the sockets, unless something is in the mailbox; how many events there are. Until
+    /// a pause is over nobody who brings something need wake it.
     pub(super) fn sleep(&mut self) -> io::Result<usize> {
+        if let Some(pause) = self.pace.pause(Instant::now()) {
+            self.worker.metrics.pauses.add(1);
+            thread::sleep(pause);
+        }
         let mut timeout = self.timeout();
         if self.worker.courier.mailbox().is_some_and(|mailbox| !mailbox.may_sleep()) {
             timeout = Duration::ZERO;
@@ -81,6 +87,7 @@ impl Running {
             if count == 0 {
                 return;
             }
+            self.pace.received(count);
             self.flush();
             while let Some(parcel) = self.outbound.take_parcel() {
                 if let Some(mailbox) = self.worker.courier.mailbox() {

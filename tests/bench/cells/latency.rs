@@ -1,4 +1,4 @@
-//! How much later a packet arrives, at 20,000 packets a second of 50 clients.
+//! How much later a packet arrives, at a steady rate of 50 clients together.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,35 @@ use crate::target::{Target, Transport};
 
 const TARGETS: &[&str] = &["turncast", "coturn", "epoll", "mmsg", "server"];
 const CLIENTS: usize = 50;
-const INTERVAL: Duration = Duration::from_micros(50);
 /// After so long without an arrival everything under way counts as lost.
 const STALL: Duration = Duration::from_millis(200);
 
-pub(super) fn cell() -> Cell {
-    Cell::new("latency 1200 B at 20 kpps", TARGETS, prepare)
-        .goal(Goal::within("p50 us", &["epoll", "mmsg"], 1.0, 15.0))
-        .goal(Goal::within("p99 us", &["epoll", "mmsg"], 2.0, 0.0))
-        .quick()
+/// Between the packets of each: a quarter of what a worker pauses from on, three quarters of it,
+/// and half as much again.
+const INTERVALS: [(&str, Duration); 3] = [
+    ("20 kpps", Duration::from_micros(50)),
+    ("60 kpps", Duration::from_nanos(16_667)),
+    ("120 kpps", Duration::from_nanos(8_333)),
+];
+
+pub(super) fn cells() -> Vec<Cell> {
+    let references = &["epoll", "mmsg"];
+    let cell = |(rate, interval)| {
+        let name = format!("latency 1200 B at {rate}");
+        Cell::new(name, TARGETS, move |target: &Target| prepare(target, interval))
+    };
+    let [calm, lively, busy] = INTERVALS.map(cell);
+    vec![
+        calm.goal(Goal::within("p50 us", references, 1.0, 15.0))
+            .goal(Goal::within("p99 us", references, 2.0, 0.0))
+            .quick(),
+        lively.goal(Goal::within("p50 us", references, 1.0, 15.0)),
+        // A pause, and the slack of the kernel's timers.
+        busy.goal(Goal::within("p50 us", references, 1.0, 100.0)),
+    ]
 }
 
-fn prepare(target: &Target) -> Runner {
+fn prepare(target: &Target, interval: Duration) -> Runner {
     let (socket, address) = peer();
     let clients = clients(target, Transport::Udp, CLIENTS, (&socket, address));
     let source = |client: &Client| Source::connected(client.datagrams(), frame(1200));
@@ -32,10 +49,10 @@ fn prepare(target: &Target) -> Runner {
     let mut sinks = Sinks::new([&socket].into_iter(), 1200);
     Box::new(move |target, length| {
         let _kept = &clients;
-        paced(&mut sources, &mut sinks, length / 5);
+        paced(&mut sources, &mut sinks, length / 5, interval);
         let before = target.cpu();
         // One in a hundred is what counts, so many are needed.
-        let (sent, mut nanos) = paced(&mut sources, &mut sinks, 2 * length);
+        let (sent, mut nanos) = paced(&mut sources, &mut sinks, 2 * length, interval);
         let cpu = target.cpu().saturating_sub(before);
         nanos.sort_unstable();
         let at = |share: f64| {
@@ -54,7 +71,12 @@ fn prepare(target: &Target) -> Runner {
 }
 
 /// Sends on time, each packet with the time in it; how many, and how long each took.
-fn paced(sources: &mut Sources, sinks: &mut Sinks, length: Duration) -> (u64, Vec<u64>) {
+fn paced(
+    sources: &mut Sources,
+    sinks: &mut Sinks,
+    length: Duration,
+    interval: Duration,
+) -> (u64, Vec<u64>) {
     let start = Instant::now();
     let since_start = || start.elapsed().as_nanos() as u64;
     let mut nanos = Vec::with_capacity(1 << 16);
@@ -72,7 +94,7 @@ fn paced(sources: &mut Sources, sinks: &mut Sinks, length: Duration) -> (u64, Ve
         if start.elapsed() >= due {
             sources.mark_next(HEADER, since_start().to_le_bytes());
             sent += sources.send_next() as u64;
-            due += INTERVAL;
+            due += interval;
         }
         take(&mut nanos);
     }

@@ -63,7 +63,8 @@ pub(crate) fn all() -> Vec<Cell> {
     let mut cells = packets::cells();
     cells.extend(control::cells());
     cells.extend(streams::cells());
-    cells.extend([latency::cell(), overload::cell(), pages::cell(), memory::cell()]);
+    cells.extend(latency::cells());
+    cells.extend([overload::cell(), pages::cell(), memory::cell()]);
     cells
 }
 
