@@ -8,10 +8,10 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use ring::digest::{Context, Digest, SHA256};
-use ring::hmac;
 use subtle::ConstantTimeEq;
 
 use super::Integrity;
+use super::integrity::Key;
 
 /// How a key is derived from a password (RFC 8489, section 18.5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ struct Keys {
     md5: [u8; 16],
     sha256: [u8; 32],
     /// By algorithm and by HMAC. Nearly every credential is used with one of the four.
-    ready: [OnceLock<Box<hmac::Key>>; 4],
+    ready: [OnceLock<Box<Key>>; 4],
 }
 
 impl LongTermKeys {
@@ -95,7 +95,7 @@ impl LongTermKeys {
     }
 
     /// The key by `algorithm` as the HMAC of `integrity` takes it.
-    pub(super) fn ready(&self, algorithm: PasswordAlgorithm, integrity: Integrity) -> &hmac::Key {
+    pub(super) fn ready(&self, algorithm: PasswordAlgorithm, integrity: Integrity) -> &Key {
         let ready = &self.0.ready[2 * algorithm as usize + integrity as usize];
         ready.get_or_init(|| Box::new(integrity.key(self.by(algorithm))))
     }

@@ -2,11 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ring::hmac;
-
 use super::address::{XOR_ADDRESS_BYTES_MAX, write_xor_address};
 use super::control::AddressFamily;
 use super::header::message_type;
+use super::integrity::Key;
 use super::message::{ATTRIBUTE_HEADER_BYTES, padded};
 use super::{
     Class, HEADER_BYTES, Integrity, MAGIC_COOKIE, Message, Method, Signer, TransactionId, attr,
@@ -131,7 +130,7 @@ impl Writer {
         self.integrity_by(integrity, &integrity.key(key))
     }
 
-    fn integrity_by(mut self, integrity: Integrity, key: &hmac::Key) -> Self {
+    fn integrity_by(mut self, integrity: Integrity, key: &Key) -> Self {
         if self.bytes.len() + integrity_bytes(integrity) + FINGERPRINT_BYTES <= MESSAGE_BYTES_MAX {
             let tag = integrity.sign(key, &self.bytes);
             self.push(integrity.kind(), tag.as_ref(), &[]);
