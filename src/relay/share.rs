@@ -153,6 +153,7 @@ impl Share {
                 self.window.received = 0;
             } else if self.window.received >= BACKLOG {
                 self.restart(now, Phase::Watching);
+                self.window.received = received as u64;
             }
         }
     }
@@ -183,8 +184,8 @@ impl Share {
             self.restart(now, Phase::Shedding);
             return Change::Shed;
         }
-        // Without a loss a backlog is only that, for now.
-        let goes_on = !is_emptied && !is_shedding;
+        // Without a loss a backlog is only that, for now; it is over when nothing came any more.
+        let goes_on = received > 0 && !is_emptied && !is_shedding;
         self.restart(now, if goes_on { Phase::Watching } else { Phase::Quiet });
         if is_shedding { Change::Detach } else { Change::None }
     }
@@ -399,6 +400,19 @@ mod tests {
         let all: usize = sums.iter().sum();
         assert!((800_000..=1_000_000).contains(&all), "{all} of a million");
         assert!(sums[0] > 9_000 && sums[1] > 900, "{sums:?}");
+    }
+
+    #[test]
+    fn nobody_looks_at_the_clock_when_nothing_comes_any_more() {
+        let mut line = Line::new(true, 10_000);
+        line.share.batch(line.now, BACKLOG as usize, 0, false);
+        assert!(line.share.is_busy());
+        line.now += WINDOW;
+        line.share.tick(line.now, 0);
+        assert!(line.share.is_busy(), "more may be there");
+        line.now += WINDOW;
+        assert!(matches!(line.share.tick(line.now, 0), Change::None));
+        assert!(!line.share.is_busy(), "nothing came in a whole window");
     }
 
     #[test]
