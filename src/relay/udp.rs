@@ -288,6 +288,14 @@ impl Sockets {
         }
     }
 
+    /// Something was relayed for `client`, from it or to it, at the listener of that index.
+    #[inline]
+    pub(super) fn note_client(&mut self, index: u32, client: SocketAddr) {
+        if let Some(listener) = self.clients.get_mut(index as usize) {
+            listener.share.note_client(client);
+        }
+    }
+
     /// Whether some listener has more than its worker can bear.
     pub(super) fn is_overloaded(&self) -> bool {
         self.clients.iter().any(|client| client.share.is_busy())

@@ -249,10 +249,26 @@ impl Running {
         if !listener.share.admits(received.from, bytes) {
             return self.dropped(DropReason::Overload, received);
         }
+        let is_counted = listener.share.is_busy();
         let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
-        if received.is_merged() {
-            return self.handle_client_run(five_tuple, index, received);
+        let relays = if received.is_merged() {
+            self.handle_client_run(five_tuple, index, received)
+        } else {
+            self.handle_client_alone(five_tuple, index, received)
+        };
+        if is_counted && relays {
+            self.worker.sockets.note_client(client, received.from);
         }
+    }
+
+    /// Whether it is relayed.
+    #[inline]
+    fn handle_client_alone(
+        &mut self,
+        five_tuple: FiveTuple,
+        index: usize,
+        received: Received,
+    ) -> bool {
         let Self { worker, actions, now, .. } = self;
         let datagram = HEADROOM..HEADROOM + received.len;
         let buffer = self.received.slot_mut(index, received.len);
@@ -264,6 +280,7 @@ impl Running {
         });
         let slot = Slot { index, offset: 0, count: 1, stride: 0 };
         self.obey_verdict(&verdict, slot, received.traffic_class);
+        !matches!(verdict, Verdict::Done)
     }
 
     fn dropped(&self, reason: DropReason, received: Received) {
@@ -272,11 +289,16 @@ impl Running {
         }
     }
 
-    /// The same for a merged one. After a panic every datagram is handled by itself, so that it
-    /// costs only the one that it came of.
-    fn handle_client_run(&mut self, five_tuple: FiveTuple, index: usize, received: Received) {
+    /// Whether some of a merged one is relayed. After a panic every datagram is handled by itself,
+    /// so that it costs only the one that it came of.
+    fn handle_client_run(
+        &mut self,
+        five_tuple: FiveTuple,
+        index: usize,
+        received: Received,
+    ) -> bool {
         let Received { len, segment, traffic_class, .. } = received;
-        let (mut start, mut alone) = (0, false);
+        let (mut start, mut alone, mut relays) = (0, false, false);
         while start < len {
             let end = if alone { len.min(start + segment) } else { len };
             let Self { worker, actions, now, .. } = self;
@@ -290,6 +312,7 @@ impl Running {
                 Some((count, verdict)) => {
                     let slot = Slot { index, offset: HEADROOM + start, count, stride: segment };
                     self.obey_verdict(&verdict, slot, traffic_class);
+                    relays |= !matches!(verdict, Verdict::Done);
                     start += count * segment;
                 }
                 None if end - start <= segment => start = end,
@@ -297,6 +320,7 @@ impl Running {
             }
             self.execute();
         }
+        relays
     }
 
     fn handle_peer(&mut self, relay: RelayId, index: usize, received: Received) {

@@ -1,6 +1,7 @@
 //! More arrives than a worker can bear.
 
 use super::super::super::Features;
+use super::cost::Call;
 use super::*;
 use crate::metrics::ReceiveQueue;
 
@@ -128,4 +129,39 @@ fn nothing_is_shed_that_can_be_borne() {
     assert_eq!(flood.running.worker.metrics.queue_drops(ReceiveQueue::Client), 0);
     assert_eq!(flood.drops(DropReason::Malformed), 10 * flood.asked);
     assert_eq!(flood.answered, flood.asked);
+}
+
+#[test]
+fn who_has_something_relayed_is_a_client_under_overload_and_nobody_else() {
+    for (outward, inward, merged) in
+        [(1, 0, false), (0, 1, false), (64, 0, true), (0, 64, true), (0, 0, false)]
+    {
+        let mut call = Call::new();
+        if merged {
+            call.merge();
+        }
+        let client = call.client.local_addr().expect("an address");
+        let share = |call: &mut Call, source: Option<SocketAddr>| {
+            let share = &mut call.running.worker.sockets.client_mut(0).expect("a listener").share;
+            match source {
+                Some(source) => share.has_client(source),
+                None => {
+                    // Its window does not end as long as the test takes.
+                    let later = Instant::now() + Duration::from_secs(3600);
+                    share.batch(later, 1 << 16, 0, false);
+                    share.is_busy()
+                }
+            }
+        };
+        assert!(share(&mut call, None), "it watches");
+        assert!(!share(&mut call, Some(client)));
+        // Neither an answer makes a client of somebody, nor what goes nowhere.
+        let server = call.client.peer_addr().expect("an address");
+        binding_is_answered(&mut call.running, server);
+        call.client.send(b"\x40\x07\x00\x00").expect("a send");
+        call.running.round().expect("a round");
+        assert!(!share(&mut call, Some(client)));
+        call.relays(outward, inward, if merged { 16 } else { 1 });
+        assert_eq!(share(&mut call, Some(client)), outward + inward > 0, "{outward} {inward}");
+    }
 }
