@@ -1,6 +1,7 @@
 //! More arrives than a worker can bear.
 
 use super::super::super::Features;
+use super::super::super::udp::EVENTS;
 use super::cost::Call;
 use super::*;
 use crate::metrics::ReceiveQueue;
@@ -129,6 +130,76 @@ fn nothing_is_shed_that_can_be_borne() {
     assert_eq!(flood.running.worker.metrics.queue_drops(ReceiveQueue::Client), 0);
     assert_eq!(flood.drops(DropReason::Malformed), 10 * flood.asked);
     assert_eq!(flood.answered, flood.asked);
+}
+
+/// A worker with relay sockets, each of which has something waiting.
+struct Crowd {
+    running: Running,
+    server: SocketAddr,
+    sender: UdpSocket,
+}
+
+impl Crowd {
+    /// Has so many relay sockets with so many datagrams each. `address` is one of the test alone,
+    /// so that nobody takes a port in between.
+    fn new(address: &str, relays: usize, datagrams: usize) -> Self {
+        let (mut running, server) = worker();
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        for relay in 0..relays as u32 {
+            let free = UdpSocket::bind(address).expect("a socket").local_addr();
+            let local = free.expect("an address");
+            running.worker.sockets.bind(RelayId(relay), local).expect("a relay socket");
+            for _ in 0..datagrams {
+                sender.send_to(b"from a peer", local).expect("a send");
+            }
+        }
+        Self { running, server, sender }
+    }
+
+    /// So many datagrams of a client wait, too.
+    fn send(&self, datagrams: usize) {
+        for _ in 0..datagrams {
+            self.sender.send_to(QUIET, self.server).expect("a send");
+        }
+    }
+
+    /// How many datagrams of peers and of clients a round handles.
+    fn round(&mut self) -> (u64, u64) {
+        let handled = |running: &Running| {
+            let drops = |reason| running.worker.metrics.drops(reason);
+            (drops(DropReason::NoAllocation), drops(DropReason::Malformed))
+        };
+        let (peers, clients) = handled(&self.running);
+        self.running.round().expect("a round");
+        let (peers_now, clients_now) = handled(&self.running);
+        (peers_now - peers, clients_now - clients)
+    }
+}
+
+#[test]
+fn a_flood_from_peers_leaves_clients_a_part_of_each_round() {
+    const TURN: usize = CLIENT_BATCHES * BATCH;
+    let mut crowd = Crowd::new("127.0.0.83:0", FROM_PEERS / BATCH, BATCH);
+    crowd.send(2 * TURN + 80);
+    // One turn is the listener's own, and one is due to the flood.
+    assert_eq!(crowd.round(), (FROM_PEERS as u64, 2 * TURN as u64));
+    assert_eq!(crowd.round(), (0, 80));
+}
+
+#[test]
+fn clients_have_their_turn_when_a_wait_does_not_report_them() {
+    // What was handled before a wait that reports all it can counts, too.
+    for (each, before) in [(2, 0), (1, FROM_PEERS - EVENTS)] {
+        let mut crowd = Crowd::new("127.0.0.84:0", EVENTS + 10, each);
+        // Readable last, the listener is reported after all the others.
+        crowd.send(100);
+        crowd.running.from_peers = before;
+        assert_eq!(crowd.round(), ((EVENTS * each) as u64, 100));
+        // By a wait that reports it the listener is not read for nothing before its turn.
+        crowd.send(1);
+        assert_eq!(crowd.round(), (10 * each as u64, 1));
+        assert_eq!(crowd.running.from_peers, 10 * each);
+    }
 }
 
 #[test]
