@@ -237,6 +237,12 @@ impl Outbound {
         let Some((token, from)) = sockets.route(five_tuple.server) else {
             return false;
         };
+        // An answer goes to anybody who asks; anything else was relayed.
+        if let Token::Client(index) = token
+            && !matches!(body, Body::Answer(_))
+        {
+            sockets.note_client(index, five_tuple.client);
+        }
         self.push(sockets, token, Waiting { next: 0, to: five_tuple.client, from, marks, body })
     }
 

@@ -9,6 +9,12 @@
 //! filters the worker itself drops, before anything is looked up or sent, at most half of what it
 //! has read: reading costs something, too.
 //!
+//! Clients come first: sources for which something was relayed, one way or the other, in this
+//! window or the one before. A client has the same share as every other client, and strangers have
+//! what clients leave, an eighth in any case. So a flood of however many sources takes little from
+//! those that have an allocation, and who sends a flood through one has his share and no more. What
+//! is dropped is said in sixteenths, so a sixteenth of any flood is not held back.
+//!
 //! Nothing is kept per client. Each [`WINDOW`] the arrivals are counted in buckets by a hash of
 //! their source with a salt of its own, and the salt of the next window is another: who shares a
 //! bucket with a loud client does so for a window.
@@ -48,8 +54,11 @@ enum Phase {
 
 /// What one window saw.
 struct Window {
-    salt: Salt,
-    /// What arrived or would have, but for requests, by bucket of `salt`; as multiples of [`UNIT`].
+    /// Where clients are. Its salt is that of all buckets here.
+    clients: Marks,
+    /// Where they will be in the next window.
+    coming: Marks,
+    /// What arrived or would have, but for requests, by bucket; as multiples of [`UNIT`].
     packets: Box<[u32; BUCKETS]>,
     /// The same of requests.
     requests: Box<[u32; BUCKETS]>,
@@ -60,15 +69,34 @@ struct Window {
     is_emptied: bool,
 }
 
+/// Some buckets of a salt.
+struct Marks {
+    salt: Salt,
+    has: Box<[bool; BUCKETS]>,
+}
+
+impl Marks {
+    fn new() -> Self {
+        Self { salt: Salt::default(), has: Box::new([false; BUCKETS]) }
+    }
+
+    fn set(&mut self, source: SocketAddr) {
+        self.has[self.salt.bucket(source)] = true;
+    }
+}
+
 impl Window {
     fn new() -> Self {
         let (packets, requests) = (Box::new([0; BUCKETS]), Box::new([0; BUCKETS]));
-        let (salt, received, lost) = Default::default();
-        Self { salt, packets, requests, received, lost, is_emptied: false }
+        let (clients, coming, received, lost) = (Marks::new(), Marks::new(), 0, 0);
+        Self { clients, coming, packets, requests, received, lost, is_emptied: false }
     }
 
+    /// `salt` is that of the window after this one.
     fn restart(&mut self, salt: Salt) {
-        self.salt = salt;
+        std::mem::swap(&mut self.clients, &mut self.coming);
+        self.coming.salt = salt;
+        self.coming.has.fill(false);
         self.packets.fill(0);
         self.requests.fill(0);
         (self.received, self.lost, self.is_emptied) = (0, 0, false);
@@ -80,13 +108,29 @@ impl Window {
         u64::from(self.packets[bucket]) + u64::from(requests)
     }
 
-    /// The most that one bucket may send so that all of them together send `bearable`, as
+    /// The most that one bucket may send, of those with clients or those without: strangers have
+    /// what clients leave of `bearable`, and their part of it in any case.
+    fn levels(&self, bearable: u64, spares_requests: bool) -> Levels {
+        let (mut of_clients, mut of_strangers) = (0, 0);
+        for bucket in 0..BUCKETS {
+            let sum = if self.clients.has[bucket] { &mut of_clients } else { &mut of_strangers };
+            *sum += self.concerned(bucket, spares_requests);
+        }
+        let left = bearable.saturating_sub(of_clients).max(bearable / STRANGERS_PART);
+        let to_strangers = left.min(of_strangers);
+        Levels {
+            of_clients: self.level(true, bearable - to_strangers, spares_requests),
+            of_strangers: self.level(false, to_strangers, spares_requests),
+        }
+    }
+
+    /// The most that one bucket may send so that all of its kind together send `bearable`, as
     /// multiples of [`UNIT`]: who sends less leaves the rest to the others.
-    fn level(&self, bearable: u64, spares_requests: bool) -> u64 {
+    fn level(&self, of_clients: bool, bearable: u64, spares_requests: bool) -> u64 {
         let mut level = 0;
         loop {
             let (mut below, mut above) = (0, 0);
-            for bucket in 0..BUCKETS {
+            for bucket in (0..BUCKETS).filter(|bucket| self.clients.has[*bucket] == of_clients) {
                 let arrivals = self.concerned(bucket, spares_requests);
                 if arrivals <= level {
                     below += arrivals;
@@ -103,6 +147,12 @@ impl Window {
     }
 }
 
+/// What buckets with clients and those without may send, each of them.
+struct Levels {
+    of_clients: u64,
+    of_strangers: u64,
+}
+
 /// What is to be done with the filter of a listener's socket.
 pub(super) enum Change {
     /// It stays.
@@ -116,7 +166,7 @@ pub(super) enum Change {
 impl Share {
     /// Of a listener that has nothing to do; `in_kernel` says whether filters can be attached.
     pub(super) fn new(in_kernel: bool, now: Instant) -> Self {
-        Self {
+        let mut share = Self {
             phase: Phase::Quiet,
             since: now,
             window: Window::new(),
@@ -124,7 +174,10 @@ impl Share {
             in_kernel,
             able: 0.0,
             random: RandomState::new().hash_one("share") | 1,
-        }
+        };
+        // The first window to count has a salt by now.
+        share.restart(now, Phase::Quiet);
+        share
     }
 
     /// What the kernel is to drop; `None` when it cannot.
@@ -153,6 +206,7 @@ impl Share {
                 self.window.received = 0;
             } else if self.window.received >= BACKLOG {
                 self.restart(now, Phase::Watching);
+                self.window.received = received as u64;
             }
         }
     }
@@ -183,24 +237,26 @@ impl Share {
             self.restart(now, Phase::Shedding);
             return Change::Shed;
         }
-        // Without a loss a backlog is only that, for now.
-        let goes_on = !is_emptied && !is_shedding;
+        // Without a loss a backlog is only that, for now; it is over when nothing came any more.
+        let goes_on = received > 0 && !is_emptied && !is_shedding;
         self.restart(now, if goes_on { Phase::Watching } else { Phase::Quiet });
         if is_shedding { Change::Detach } else { Change::None }
     }
 
     /// Chooses what is dropped of whose packets so that `part` of what has arrived would be left.
     fn choose(&mut self, part: f64) {
-        let Window { salt, packets, requests, .. } = &self.window;
+        let Window { clients, packets, requests, .. } = &self.window;
         let sum = |counts: &[u32]| counts.iter().map(|&count| u64::from(count)).sum::<u64>();
         let requests = sum(&requests[..]);
         let bearable = ((sum(&packets[..]) + requests) as f64 * part) as u64;
         let spares_requests = requests * 2 <= bearable;
-        let mut filter = Filter::new(*salt, spares_requests);
+        let mut filter = Filter::new(clients.salt, spares_requests);
         let spared = if spares_requests { requests } else { 0 };
-        let level = self.window.level(bearable - spared, spares_requests);
+        let levels = self.window.levels(bearable - spared, spares_requests);
         for bucket in 0..BUCKETS {
             let arrivals = self.window.concerned(bucket, spares_requests);
+            let of_clients = self.window.clients.has[bucket];
+            let level = if of_clients { levels.of_clients } else { levels.of_strangers };
             if arrivals > level {
                 // Rounded up as often as is just, or all would be rounded alike.
                 let parts = (arrivals - level) * (u64::from(PARTS) << 16) / arrivals;
@@ -234,10 +290,27 @@ impl Share {
         let parts = if is_shedding { self.filter.parts(source, first) } else { 0 };
         // In the kernel's filter it stands for those that were dropped there.
         let weight = if self.in_kernel { UNIT * PARTS / (PARTS - parts) } else { UNIT };
-        let Window { salt, packets, requests, .. } = &mut self.window;
-        let arrivals = &mut if is_request(first) { requests } else { packets }[salt.bucket(source)];
+        let Window { clients, packets, requests, .. } = &mut self.window;
+        let bucket = clients.salt.bucket(source);
+        let arrivals = &mut if is_request(first) { requests } else { packets }[bucket];
         *arrivals = arrivals.saturating_add(weight);
         parts == 0 || self.in_kernel || self.draw() % PARTS >= parts
+    }
+
+    /// Something was relayed for `source`, from it or to it: it is a client.
+    #[inline]
+    pub(super) fn note_client(&mut self, source: SocketAddr) {
+        if self.phase != Phase::Quiet {
+            self.window.clients.set(source);
+            self.window.coming.set(source);
+        }
+    }
+
+    /// Whether the bucket of `source` is one with clients.
+    #[cfg(test)]
+    pub(super) fn has_client(&self, source: SocketAddr) -> bool {
+        let Marks { salt, has } = &self.window.clients;
+        has[salt.bucket(source)]
     }
 
     fn draw(&mut self) -> u32 {
@@ -262,6 +335,9 @@ const TARGET_BEHIND: f64 = 0.7;
 const GROWTH: f64 = 1.05;
 /// The part that is left of what a worker has to read before it can drop.
 const READ_PART: f64 = 0.5;
+/// Strangers have so much of what can be done at least, when they want it: one part of so many.
+/// A client that was silent for a while is a stranger at first.
+const STRANGERS_PART: u64 = 8;
 /// What one datagram counts.
 const UNIT: u32 = 16;
 
@@ -276,6 +352,11 @@ mod tests {
         SocketAddr::from(([192, 0, 2, 1], port))
     }
 
+    /// Sources from this port on are strangers: nothing is relayed for them.
+    const STRANGERS: u16 = 20_000;
+    /// Of what sources from this port on send, one datagram in a window is relayed.
+    const MOSTLY_JUNK: u16 = 10_000;
+
     /// A listener with what its sources send in a window, of which its worker can do `able`.
     struct Line {
         share: Share,
@@ -289,7 +370,8 @@ mod tests {
         fn new(in_kernel: bool, able: usize) -> Self {
             let now = Instant::now();
             // Any number, but the same each time.
-            let share = Share { random: 0x5EED, ..Share::new(in_kernel, now) };
+            let mut share = Share { random: 0x5EED, ..Share::new(in_kernel, now) };
+            share.restart(now, Phase::Quiet);
             Self { share, now, able, backlog: 0 }
         }
 
@@ -323,6 +405,11 @@ mod tests {
             for (index, port, bytes) in queued {
                 if self.share.admits(source(port), || bytes) {
                     handled[index] += 1;
+                    let is_first = handled[index] == 1;
+                    let has_allocation = port < MOSTLY_JUNK || port < STRANGERS && is_first;
+                    if has_allocation && !is_request(u16::from_be_bytes([bytes[0], bytes[1]])) {
+                        self.share.note_client(source(port));
+                    }
                 } else {
                     shed[index] += 1;
                 }
@@ -399,6 +486,95 @@ mod tests {
         let all: usize = sums.iter().sum();
         assert!((800_000..=1_000_000).contains(&all), "{all} of a million");
         assert!(sums[0] > 9_000 && sums[1] > 900, "{sums:?}");
+    }
+
+    /// How much is handled of what each source sends in twenty windows, when it has gone on for
+    /// as long.
+    fn handled(crowd: &[(u16, usize, &[u8])]) -> Vec<usize> {
+        let mut line = Line::new(true, 10_000);
+        for _ in 0..20 {
+            line.window(crowd);
+        }
+        let mut sums = vec![0; crowd.len()];
+        for _ in 0..20 {
+            let (handled, ..) = line.window(crowd);
+            sums.iter_mut().zip(handled).for_each(|(sum, handled)| *sum += handled);
+        }
+        sums
+    }
+
+    /// Strangers that send `all` together.
+    fn strangers(count: u16, all: usize) -> impl Iterator<Item = (u16, usize, &'static [u8])> {
+        let each = all / usize::from(count);
+        (0..count).map(move |port| (STRANGERS + port, each, CHANNEL_DATA))
+    }
+
+    #[test]
+    fn strangers_however_many_take_nothing_from_clients() {
+        for count in [1, 1_000, 30_000] {
+            let mut crowd: Vec<_> = (0..50).map(|port| (2000 + port, 100, CHANNEL_DATA)).collect();
+            crowd.extend(strangers(count, 30_000));
+            let handled = handled(&crowd);
+            let clients: usize = handled[..50].iter().sum();
+            assert!(clients > 92_000, "{clients} of 100000 beside {count} strangers");
+            let all: usize = handled.iter().sum();
+            assert!((160_000..=205_000).contains(&all), "{all} of 200000");
+        }
+    }
+
+    #[test]
+    fn a_client_has_no_more_than_the_others_whatever_it_sends() {
+        // One that has all of its flood relayed, and one that has a datagram of it.
+        for port in [3000, MOSTLY_JUNK] {
+            let mut crowd: Vec<_> = (0..50).map(|port| (2000 + port, 300, CHANNEL_DATA)).collect();
+            crowd.push((port, 20_000, CHANNEL_DATA));
+            crowd.extend(strangers(1_000, 10_000));
+            let handled = handled(&crowd);
+            let mean = handled[..50].iter().sum::<usize>() / 50;
+            // A fair one is 3088, were it not for the sixteenth of the flood.
+            assert!(mean > 2_200, "{mean}");
+            // What is dropped is said in sixteenths, so one of them is the least that passes.
+            let least = 20 * 20_000 / PARTS as usize;
+            assert!(handled[50] < least.max(mean) * 11 / 10, "{} beside {mean}", handled[50]);
+        }
+    }
+
+    #[test]
+    fn a_client_that_was_silent_is_heard_beside_others_that_are_loud() {
+        let mut crowd = crowd();
+        crowd.push((STRANGERS, 20, CHANNEL_DATA));
+        let handled = handled(&crowd);
+        assert!(handled.last().is_some_and(|handled| *handled > 340), "{handled:?}");
+    }
+
+    #[test]
+    fn a_client_is_one_in_the_next_window_too_and_not_for_ever() {
+        let mut line = Line::new(true, 10_000);
+        line.share.note_client(source(1000));
+        assert!(!line.share.has_client(source(1000)), "nothing is counted while all is quiet");
+        line.share.batch(line.now, BACKLOG as usize, 0, false);
+        line.share.note_client(source(1000));
+        let known = std::iter::from_fn(|| {
+            let known = line.share.has_client(source(1000));
+            line.now += WINDOW;
+            line.share.batch(line.now, 1, 1, false);
+            line.share.tick(line.now, 0);
+            Some(known)
+        });
+        assert_eq!(known.take(3).collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    #[test]
+    fn nobody_looks_at_the_clock_when_nothing_comes_any_more() {
+        let mut line = Line::new(true, 10_000);
+        line.share.batch(line.now, BACKLOG as usize, 0, false);
+        assert!(line.share.is_busy());
+        line.now += WINDOW;
+        line.share.tick(line.now, 0);
+        assert!(line.share.is_busy(), "more may be there");
+        line.now += WINDOW;
+        assert!(matches!(line.share.tick(line.now, 0), Change::None));
+        assert!(!line.share.is_busy(), "nothing came in a whole window");
     }
 
     #[test]

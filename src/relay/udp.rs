@@ -288,6 +288,19 @@ impl Sockets {
         }
     }
 
+    /// Something was relayed for `client`, from it or to it, at the listener of that index.
+    #[inline]
+    pub(super) fn note_client(&mut self, index: u32, client: SocketAddr) {
+        if let Some(listener) = self.clients.get_mut(index as usize) {
+            listener.share.note_client(client);
+        }
+    }
+
+    /// All listeners.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = Token> + use<> {
+        (0..self.clients.len() as u32).map(Token::Client)
+    }
+
     /// Whether some listener has more than its worker can bear.
     pub(super) fn is_overloaded(&self) -> bool {
         self.clients.iter().any(|client| client.share.is_busy())
@@ -339,7 +352,7 @@ impl Sockets {
 }
 
 /// The most sockets that one wait of a worker reports.
-const EVENTS: usize = 256;
+pub(super) const EVENTS: usize = 256;
 
 /// The most datagrams thrown away from a socket that was held: more than its buffer has room for.
 const EARLY_MAX: usize = 16_384;

@@ -11,6 +11,7 @@
 //! costs at most the allocation that the datagram belonged to, which expires like any other.
 
 mod mailbox;
+mod round;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use super::outbound::{Marks, Outbound, Pieces, Sent};
 use super::pace::{Pace, Rhythm};
 use super::share::WINDOW;
 use super::shared::{Commands, Inbox};
-use super::sys::{Event, Received, RecvBatch, SocketError, drain_errors};
+use super::sys::{Received, RecvBatch, SocketError};
 use super::udp::{Sockets, Token};
-use crate::metrics::{DropReason, Heartbeat, Limit, RunSwitch, WorkerMetrics};
+use crate::metrics::{DropReason, Heartbeat, Limit, WorkerMetrics};
 use crate::net::Now;
 use crate::turn::{
     Action, Actions, BindFailure, FiveTuple, HEADROOM, RelayId, Server, TAILROOM, Transport,
@@ -68,6 +69,8 @@ struct Running {
     actions: Actions,
     commands: Commands,
     pace: Pace,
+    /// How many datagrams relay sockets have had handled since every listener was read.
+    from_peers: usize,
     now: Now,
     /// After a panic in a sweep the next one waits, for it may well panic again.
     sweep_again: Instant,
@@ -86,37 +89,12 @@ impl Running {
             actions: Actions::new(),
             commands: Commands::default(),
             pace: Pace::new(Rhythm::DATAGRAMS, now.instant),
+            from_peers: 0,
             now,
             sweep_again: now.instant,
             reservations_at: now.instant,
             stop: false,
         }
-    }
-
-    fn round(&mut self) -> std::io::Result<()> {
-        let events = self.sleep()?;
-        self.now = Now::read();
-        self.worker.heartbeat.beat(self.now.instant);
-        self.worker.sockets.tick(self.now.instant, &self.worker.metrics);
-        for index in 0..events {
-            let event = self.worker.sockets.poll.event(index);
-            match Token::from_number(event.token) {
-                Token::Wake => self.obey(),
-                token => self.read(token, event),
-            }
-        }
-        self.read_mailbox();
-        if self.reservations_at <= self.now.instant {
-            self.reservations_at = self.now.instant + BEAT;
-            self.ask(|engine, now, _| engine.sweep_reservations(now));
-        }
-        if self.due().is_some_and(|due| due <= self.now.instant) {
-            if !self.ask(Server::handle_timeout) {
-                self.sweep_again = self.now.instant + BEAT;
-            }
-            self.flush();
-        }
-        Ok(())
     }
 
     /// How long there is nothing to do but to beat.
@@ -161,64 +139,6 @@ impl Running {
         });
     }
 
-    /// Reads a socket, but no more than its share of the round: the rest is reported again, after
-    /// every other socket had its turn.
-    fn read(&mut self, token: Token, event: Event) {
-        let batches = if matches!(token, Token::Client(_)) { CLIENT_BATCHES } else { 1 };
-        let mut error = event.error;
-        for _ in 0..batches {
-            let Some(port) = self.worker.sockets.port_mut(token) else {
-                // An action of this very round closed it.
-                return;
-            };
-            let (socket, most) = (port.fd(), port.merging.pieces());
-            if std::mem::take(&mut error) {
-                drain_errors(socket, |error| {
-                    if let Token::Relay(relay) = token {
-                        self.outbound.note_error(RelayId(relay), error);
-                    }
-                });
-            }
-            let count = match self.received.recv_some(socket, most) {
-                Ok(count) => count,
-                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
-                    self.note_batch(token, 0, true);
-                    return self.tell_errors();
-                }
-                // An error of an earlier datagram, not of this call; what is there is read by the
-                // next round at the latest.
-                Err(_) => {
-                    error = true;
-                    continue;
-                }
-            };
-            self.note_batch(token, count, count < most);
-            let mut merged = 0;
-            for index in 0..count {
-                merged += usize::from(self.handle(token, index));
-            }
-            let sent = self.flush();
-            self.pace.received(count.max(sent.datagrams));
-            let in_runs = sent.datagrams >= RUN && sent.datagrams >= 2 * sent.messages;
-            if let Some(port) = self.worker.sockets.port_mut(token)
-                && port.learn(count, merged, in_runs)
-            {
-                self.worker.metrics.switch(RunSwitch::Merge, 1);
-            }
-            if count < most {
-                return;
-            }
-            self.now = Now::read();
-        }
-    }
-
-    /// What a receive says beside its datagrams.
-    fn note_batch(&mut self, token: Token, count: usize, is_emptied: bool) {
-        let (told, now) = (self.received.queue_drops(), self.now.instant);
-        let Worker { sockets, metrics, .. } = &mut self.worker;
-        sockets.note_batch(token, now, (count, is_emptied), told, metrics);
-    }
-
     /// Handles what came in slot `index`; whether it was merged.
     fn handle(&mut self, token: Token, index: usize) -> bool {
         let Some(received) = self.received.received(index) else {
@@ -249,10 +169,26 @@ impl Running {
         if !listener.share.admits(received.from, bytes) {
             return self.dropped(DropReason::Overload, received);
         }
+        let is_counted = listener.share.is_busy();
         let five_tuple = FiveTuple { transport: Transport::Udp, client: received.from, server };
-        if received.is_merged() {
-            return self.handle_client_run(five_tuple, index, received);
+        let relays = if received.is_merged() {
+            self.handle_client_run(five_tuple, index, received)
+        } else {
+            self.handle_client_alone(five_tuple, index, received)
+        };
+        if is_counted && relays {
+            self.worker.sockets.note_client(client, received.from);
         }
+    }
+
+    /// Whether it is relayed.
+    #[inline]
+    fn handle_client_alone(
+        &mut self,
+        five_tuple: FiveTuple,
+        index: usize,
+        received: Received,
+    ) -> bool {
         let Self { worker, actions, now, .. } = self;
         let datagram = HEADROOM..HEADROOM + received.len;
         let buffer = self.received.slot_mut(index, received.len);
@@ -264,6 +200,7 @@ impl Running {
         });
         let slot = Slot { index, offset: 0, count: 1, stride: 0 };
         self.obey_verdict(&verdict, slot, received.traffic_class);
+        !matches!(verdict, Verdict::Done)
     }
 
     fn dropped(&self, reason: DropReason, received: Received) {
@@ -272,11 +209,16 @@ impl Running {
         }
     }
 
-    /// The same for a merged one. After a panic every datagram is handled by itself, so that it
-    /// costs only the one that it came of.
-    fn handle_client_run(&mut self, five_tuple: FiveTuple, index: usize, received: Received) {
+    /// Whether some of a merged one is relayed. After a panic every datagram is handled by itself,
+    /// so that it costs only the one that it came of.
+    fn handle_client_run(
+        &mut self,
+        five_tuple: FiveTuple,
+        index: usize,
+        received: Received,
+    ) -> bool {
         let Received { len, segment, traffic_class, .. } = received;
-        let (mut start, mut alone) = (0, false);
+        let (mut start, mut alone, mut relays) = (0, false, false);
         while start < len {
             let end = if alone { len.min(start + segment) } else { len };
             let Self { worker, actions, now, .. } = self;
@@ -290,6 +232,7 @@ impl Running {
                 Some((count, verdict)) => {
                     let slot = Slot { index, offset: HEADROOM + start, count, stride: segment };
                     self.obey_verdict(&verdict, slot, traffic_class);
+                    relays |= !matches!(verdict, Verdict::Done);
                     start += count * segment;
                 }
                 None if end - start <= segment => start = end,
@@ -297,6 +240,7 @@ impl Running {
             }
             self.execute();
         }
+        relays
     }
 
     fn handle_peer(&mut self, relay: RelayId, index: usize, received: Received) {
@@ -506,12 +450,6 @@ pub(super) fn guard<T>(metrics: &WorkerMetrics, handle: impl FnOnce() -> T) -> O
 
 /// A worker that has nothing to do beats this often.
 const BEAT: Duration = Duration::from_secs(1);
-
-/// The most batches that a listener gets per round; the socket of an allocation gets one.
-const CLIENT_BATCHES: usize = 4;
-
-/// What makes a run: so many datagrams in a receive, and two or more in each piece that left.
-const RUN: usize = 4;
 
 #[cfg(test)]
 mod tests;

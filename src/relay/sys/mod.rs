@@ -30,7 +30,7 @@ pub use features::Features;
 pub(super) use features::SocketOptions;
 pub(super) use filter::{BUCKETS, Filter, PARTS, Salt, is_request};
 pub use limits::raise_descriptor_limit;
-pub(super) use poll::{Event, Poll, Wake};
+pub(super) use poll::{Poll, Wake};
 pub(super) use queue::queue_drops;
 pub(super) use recv::{Received, RecvBatch};
 pub(super) use segmenting::Segmenting;

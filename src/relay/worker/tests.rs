@@ -11,6 +11,7 @@ use super::super::listen::Listeners;
 use super::super::shared::Handle;
 use super::super::sys::BATCH;
 use super::super::{Options, turn_options_for_tests};
+use super::round::{CLIENT_BATCHES, FROM_PEERS};
 use super::*;
 use crate::credentials::{Entropy, Grants};
 use crate::metrics::Heartbeats;

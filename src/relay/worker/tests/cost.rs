@@ -11,15 +11,15 @@ const CHANNEL: u16 = 0x4000;
 const PAYLOAD: usize = 200;
 
 /// A worker with one allocation: its client, the relayed address, and a peer on a channel.
-struct Call {
-    running: Running,
-    client: UdpSocket,
+pub(super) struct Call {
+    pub(super) running: Running,
+    pub(super) client: UdpSocket,
     peer: UdpSocket,
     relayed: SocketAddr,
 }
 
 impl Call {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut engine = turn_options_for_tests();
         let password = Secret::new("wonder".to_owned());
         engine.users = vec![FixedUser { name: "alice".to_owned(), password }];
@@ -75,14 +75,14 @@ impl Call {
         (count(&self.peer, PAYLOAD), count(&self.client, 4 + PAYLOAD))
     }
 
-    fn relays(&mut self, outward: usize, inward: usize, burst: usize) {
+    pub(super) fn relays(&mut self, outward: usize, inward: usize, burst: usize) {
         self.send(outward, inward, burst);
         self.running.round().expect("a round");
         assert_eq!(self.arrived(), (outward, inward));
     }
 
     /// Senders whose bursts leave in one piece, and arrive so once the worker has asked for it.
-    fn merge(&mut self) {
+    pub(super) fn merge(&mut self) {
         set_segment(self.client.as_fd(), 4 + PAYLOAD as u16).expect("bursts of the client");
         set_segment(self.peer.as_fd(), PAYLOAD as u16).expect("bursts of the peer");
         for _ in 0..8 {

@@ -1,6 +1,8 @@
 //! More arrives than a worker can bear.
 
 use super::super::super::Features;
+use super::super::super::udp::EVENTS;
+use super::cost::Call;
 use super::*;
 use crate::metrics::ReceiveQueue;
 
@@ -128,4 +130,109 @@ fn nothing_is_shed_that_can_be_borne() {
     assert_eq!(flood.running.worker.metrics.queue_drops(ReceiveQueue::Client), 0);
     assert_eq!(flood.drops(DropReason::Malformed), 10 * flood.asked);
     assert_eq!(flood.answered, flood.asked);
+}
+
+/// A worker with relay sockets, each of which has something waiting.
+struct Crowd {
+    running: Running,
+    server: SocketAddr,
+    sender: UdpSocket,
+}
+
+impl Crowd {
+    /// Has so many relay sockets with so many datagrams each. `address` is one of the test alone,
+    /// so that nobody takes a port in between.
+    fn new(address: &str, relays: usize, datagrams: usize) -> Self {
+        let (mut running, server) = worker();
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        for relay in 0..relays as u32 {
+            let free = UdpSocket::bind(address).expect("a socket").local_addr();
+            let local = free.expect("an address");
+            running.worker.sockets.bind(RelayId(relay), local).expect("a relay socket");
+            for _ in 0..datagrams {
+                sender.send_to(b"from a peer", local).expect("a send");
+            }
+        }
+        Self { running, server, sender }
+    }
+
+    /// So many datagrams of a client wait, too.
+    fn send(&self, datagrams: usize) {
+        for _ in 0..datagrams {
+            self.sender.send_to(QUIET, self.server).expect("a send");
+        }
+    }
+
+    /// How many datagrams of peers and of clients a round handles.
+    fn round(&mut self) -> (u64, u64) {
+        let handled = |running: &Running| {
+            let drops = |reason| running.worker.metrics.drops(reason);
+            (drops(DropReason::NoAllocation), drops(DropReason::Malformed))
+        };
+        let (peers, clients) = handled(&self.running);
+        self.running.round().expect("a round");
+        let (peers_now, clients_now) = handled(&self.running);
+        (peers_now - peers, clients_now - clients)
+    }
+}
+
+#[test]
+fn a_flood_from_peers_leaves_clients_a_part_of_each_round() {
+    const TURN: usize = CLIENT_BATCHES * BATCH;
+    let mut crowd = Crowd::new("127.0.0.83:0", FROM_PEERS / BATCH, BATCH);
+    crowd.send(2 * TURN + 80);
+    // One turn is the listener's own, and one is due to the flood.
+    assert_eq!(crowd.round(), (FROM_PEERS as u64, 2 * TURN as u64));
+    assert_eq!(crowd.round(), (0, 80));
+}
+
+#[test]
+fn clients_have_their_turn_when_a_wait_does_not_report_them() {
+    // What was handled before a wait that reports all it can counts, too.
+    for (each, before) in [(2, 0), (1, FROM_PEERS - EVENTS)] {
+        let mut crowd = Crowd::new("127.0.0.84:0", EVENTS + 10, each);
+        // Readable last, the listener is reported after all the others.
+        crowd.send(100);
+        crowd.running.from_peers = before;
+        assert_eq!(crowd.round(), ((EVENTS * each) as u64, 100));
+        // By a wait that reports it the listener is not read for nothing before its turn.
+        crowd.send(1);
+        assert_eq!(crowd.round(), (10 * each as u64, 1));
+        assert_eq!(crowd.running.from_peers, 10 * each);
+    }
+}
+
+#[test]
+fn who_has_something_relayed_is_a_client_under_overload_and_nobody_else() {
+    for (outward, inward, merged) in
+        [(1, 0, false), (0, 1, false), (64, 0, true), (0, 64, true), (0, 0, false)]
+    {
+        let mut call = Call::new();
+        if merged {
+            call.merge();
+        }
+        let client = call.client.local_addr().expect("an address");
+        let share = |call: &mut Call, source: Option<SocketAddr>| {
+            let share = &mut call.running.worker.sockets.client_mut(0).expect("a listener").share;
+            match source {
+                Some(source) => share.has_client(source),
+                None => {
+                    // Its window does not end as long as the test takes.
+                    let later = Instant::now() + Duration::from_secs(3600);
+                    share.batch(later, 1 << 16, 0, false);
+                    share.is_busy()
+                }
+            }
+        };
+        assert!(share(&mut call, None), "it watches");
+        assert!(!share(&mut call, Some(client)));
+        // Neither an answer makes a client of somebody, nor what goes nowhere.
+        let server = call.client.peer_addr().expect("an address");
+        binding_is_answered(&mut call.running, server);
+        call.client.send(b"\x40\x07\x00\x00").expect("a send");
+        call.running.round().expect("a round");
+        assert!(!share(&mut call, Some(client)));
+        call.relays(outward, inward, if merged { 16 } else { 1 });
+        assert_eq!(share(&mut call, Some(client)), outward + inward > 0, "{outward} {inward}");
+    }
 }
