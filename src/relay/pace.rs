@@ -52,6 +52,13 @@ impl Pace {
         Self { rhythm, since: now, packets, receives, is_busy, has_received }
     }
 
+    /// One that pauses whenever something has come.
+    #[cfg(test)]
+    pub(super) fn eager() -> Self {
+        let rhythm = Rhythm { pause: Duration::from_micros(1), packets: 0 };
+        Self { is_busy: true, ..Self::new(rhythm, Instant::now() + Duration::from_secs(3600)) }
+    }
+
     /// Notes what one receive, or one read, has brought.
     #[inline]
     pub(super) fn received(&mut self, packets: usize) {

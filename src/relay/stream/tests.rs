@@ -1,4 +1,5 @@
-//! A panic while a client over TCP is served. It is a bug, so the tests make one.
+//! A panic while a client over TCP is served, which is a bug, so the tests make one; what cannot be
+//! told; and pauses under load.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,10 +10,12 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::super::pace::Pace;
 use super::super::{Options, Relay, turn_options_for_tests};
+use super::{PACE, Streams, received};
 use crate::credentials::{Entropy, Grants};
 use crate::edge::{self, Acceptor, Gate, Listener, Takes};
-use crate::metrics::{Heartbeats, Metrics};
+use crate::metrics::{Heartbeats, Metrics, WorkerMetrics};
 use crate::stun::{
     Class, LongTermKeys, Message, Method, PasswordAlgorithm, TransactionId, Writer, attr,
 };
@@ -163,6 +166,22 @@ async fn a_connection_that_the_client_cannot_be_told_of_is_closed_at_once() {
     }
     drop(client);
     assert!(relay.stop(DEADLINE), "no task hangs");
+}
+
+#[test]
+fn a_thread_that_serves_streams_pauses_and_the_next_connection_counts_it() {
+    let metrics = WorkerMetrics::default();
+    Streams::before_wait();
+    received(1, &metrics);
+    Streams::before_wait();
+    received(1, &metrics);
+    assert_eq!(metrics.pauses.value(), 0, "it is a quiet thread");
+    PACE.with_borrow_mut(|paced| paced.pace = Pace::eager());
+    received(1, &metrics);
+    Streams::before_wait();
+    Streams::before_wait();
+    received(1, &metrics);
+    assert_eq!(metrics.pauses.value(), 1);
 }
 
 const DEADLINE: Duration = Duration::from_secs(20);

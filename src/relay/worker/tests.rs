@@ -5,6 +5,7 @@
 mod client;
 mod cost;
 mod overload;
+mod pace;
 
 use super::super::hop::Office;
 use super::super::listen::Listeners;
