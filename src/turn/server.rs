@@ -185,7 +185,7 @@ impl Server {
 
     /// The relay socket of a client's allocation.
     #[cfg(test)]
-    pub(super) fn relay_of(&self, five_tuple: &FiveTuple) -> Option<RelayId> {
+    pub(crate) fn relay_of(&self, five_tuple: &FiveTuple) -> Option<RelayId> {
         let place = self.table.find(five_tuple)?;
         let family = self.table.get(place)?.families().next()?;
         Some(place.relay(family))
