@@ -421,6 +421,24 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_is_a_24_or_a_56_and_no_other_one() {
+        for (first, last_inside, outside) in [
+            ("192.0.2.0", "192.0.2.255", ["192.0.3.0", "192.0.1.255"]),
+            (
+                "2001:db8:0:100::",
+                "2001:db8:0:1ff:ffff:ffff:ffff:ffff",
+                ["2001:db8:0:200::", "2001:db8:0:ff:ffff:ffff:ffff:ffff"],
+            ),
+        ] {
+            let now = Instant::now();
+            let buckets = PrefixBuckets::new(1, 1, 0x5eed);
+            assert!(buckets.try_take(ip(first), now));
+            assert!(!buckets.try_take(ip(last_inside), now), "{last_inside}");
+            assert!(outside.iter().all(|other| buckets.try_take(ip(other), now)), "{outside:?}");
+        }
+    }
+
+    #[test]
     fn many_prefixes_do_not_wash_a_flooded_one_out() {
         let now = Instant::now();
         let buckets = PrefixBuckets::new(1, 5, 0x5eed);

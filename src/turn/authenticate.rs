@@ -238,6 +238,8 @@ struct Proven<'a> {
 
 impl<'a> Attempt<'_, '_, 'a> {
     fn matches(self, keys: &LongTermKeys) -> bool {
+        #[cfg(test)]
+        self.shared.effort.checked();
         self.message.integrity_ok_by(keys, self.algorithm) == Some(true)
     }
 
@@ -329,8 +331,44 @@ impl<'a> Attempt<'_, '_, 'a> {
     }
 
     fn derive(self, username: &str, password: &Secret<String>) -> LongTermKeys {
+        #[cfg(test)]
+        self.shared.effort.derived(username);
         let Options { realm, .. } = self.shared.options();
         LongTermKeys::derive(username, realm, password.expose())
+    }
+}
+
+/// What it took to judge requests, in steps: a clock would tell of other threads as well.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Effort(std::sync::Mutex<Spent>);
+
+/// An amount of [`Effort`].
+#[cfg(test)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spent {
+    /// How often the integrity of a message was compared with a key's.
+    pub(super) checks: usize,
+    /// How many keys were made of a name and a password, and the bytes of the names.
+    pub(super) derivations: usize,
+    pub(super) name_bytes: usize,
+}
+
+#[cfg(test)]
+impl Effort {
+    fn checked(&self) {
+        self.0.lock().expect("one thread").checks += 1;
+    }
+
+    fn derived(&self, username: &str) {
+        let mut spent = self.0.lock().expect("one thread");
+        spent.derivations += 1;
+        spent.name_bytes += username.len();
+    }
+
+    /// What was spent since the last call.
+    pub(super) fn take(&self) -> Spent {
+        std::mem::take(&mut *self.0.lock().expect("one thread"))
     }
 }
 

@@ -39,6 +39,9 @@ pub struct Shared {
     pub(super) connections: Option<Arc<Connections>>,
     pub(super) bandwidth: SharedBucket,
     pub(super) fixed_users: FixedUsers,
+    /// What judging requests has cost.
+    #[cfg(test)]
+    pub(super) effort: super::authenticate::Effort,
     /// One pool for each relay address.
     ports: Vec<Arc<PortPool>>,
 }
@@ -72,6 +75,8 @@ impl Shared {
             relayed: Relayed::new(relay_addresses, options.relay_ports),
             bandwidth: SharedBucket::new(limits.bandwidth_bytes_per_sec),
             fixed_users: FixedUsers::new(&options, entropy),
+            #[cfg(test)]
+            effort: super::authenticate::Effort::default(),
             ports: (0..relay_addresses).map(|_| PortPool::new(options.relay_ports)).collect(),
             options,
         }

@@ -17,9 +17,12 @@ use super::*;
 use crate::credentials::{Entropy, Grants};
 use crate::metrics::Heartbeats;
 use crate::telemetry::Secret;
-use crate::turn::Shared;
+use crate::turn::{FixedUser, Shared};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+
+use client::Client;
+use webrtc_stun::attributes::{ATTR_EVEN_PORT, ATTR_RESERVATION_TOKEN};
 
 /// Panics when a datagram of a test asks for it.
 pub(super) fn may_panic(run: &[u8]) {
@@ -50,6 +53,30 @@ fn worker_with(options: Options, engine: crate::turn::Options) -> (Running, Sock
     let heartbeat = Heartbeats::default().add("relay-0", Instant::now());
     let worker = Worker { engine, sockets, inbox, courier, metrics, heartbeat };
     (Running::new(worker), listeners.addresses[0])
+}
+
+/// The options of an engine that serves alice, with as many allocations as she likes.
+fn with_alice() -> crate::turn::Options {
+    let mut engine = turn_options_for_tests();
+    let password = Secret::new("wonder".to_owned());
+    engine.users = vec![FixedUser { name: "alice".to_owned(), password }];
+    engine.limits.unauthenticated_burst = 10;
+    (engine.limits.allocations, engine.limits.allocations_per_user) = (10, 10);
+    engine
+}
+
+/// What a client in a thread of its own comes back with, while the worker does its rounds.
+fn serve<T: Send + 'static>(running: &mut Running, ask: impl FnOnce() -> T + Send + 'static) -> T {
+    let inbox = Arc::clone(&running.worker.inbox);
+    let asking = std::thread::spawn(move || {
+        let result = ask();
+        inbox.wake.wake();
+        result
+    });
+    while !asking.is_finished() {
+        running.round().expect("a round");
+    }
+    asking.join().expect("the client")
 }
 
 fn binding_is_answered(running: &mut Running, server: SocketAddr) {
@@ -111,16 +138,37 @@ fn a_listener_gets_no_more_than_its_share_of_a_round() {
 
 #[test]
 fn too_many_revocations_end_everything_and_are_counted() {
-    let (mut running, server) = worker();
+    let (mut running, server) = worker_with(Options::default(), with_alice());
+    // A port in reserve as well: whose it is goes unsaid, too.
+    let (client, token) = serve(&mut running, move || {
+        let mut client = Client::new(server, "alice", "wonder");
+        let reserve = (ATTR_EVEN_PORT, &[0x80][..]);
+        let answer = client.allocate_with(&[reserve]).expect("an allocation and its pair");
+        let token = answer.get(ATTR_RESERVATION_TOKEN).expect("a token");
+        (client.socket.local_addr().expect("an address"), token)
+    });
+    let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
+    let Some(RelayId(relay)) = running.worker.engine.relay_of(&five_tuple) else {
+        panic!("no allocation");
+    };
     let handle = Handle::new(vec![Arc::clone(&running.worker.inbox)], Arc::default());
     handle.revoke("a grant");
     running.round().expect("a round");
     assert_eq!(running.worker.metrics.limits(Limit::Revocations), 0);
+    assert_eq!(running.worker.metrics.allocations.value(), 1);
+    assert!(running.worker.sockets.port_mut(Token::Relay(relay)).is_some());
     for _ in 0..=super::super::shared::REVOKED_MAX {
         handle.revoke("a grant");
     }
     running.round().expect("a round");
     assert_eq!(running.worker.metrics.limits(Limit::Revocations), 1);
+    assert_eq!(running.worker.metrics.allocations.value(), 0);
+    assert!(running.worker.sockets.port_mut(Token::Relay(relay)).is_none(), "closed");
+    let claimed = serve(&mut running, move || {
+        let mut client = Client::new(server, "alice", "wonder");
+        client.allocate_with(&[(ATTR_RESERVATION_TOKEN, &token)]).map(drop)
+    });
+    assert_eq!(claimed, Err(508), "nothing is in reserve");
     binding_is_answered(&mut running, server);
     handle.stop();
     running.round().expect("a round");

@@ -184,15 +184,16 @@ proptest! {
     #[test]
     fn a_nonce_is_good_for_its_client_and_its_time_only(
         seed: u8,
-        client: [u8; 4],
+        client: IpAddr,
         port: u16,
         made in 0u64..1 << 40,
         age in 0u64..5000,
+        bit in 0u32..128,
         flip in 0..NONCE_BYTES * 8,
         anonymity: bool,
     ) {
         let nonces = Nonces::new(3600, anonymity, &mut Entropy::from_seed([seed; 32]));
-        let client = SocketAddr::new(IpAddr::from(client), port);
+        let client = SocketAddr::new(client, port);
         let nonce = nonces.make(client, made);
         // Bits 0 and 1 of 24 in base64: 100000 or 110000, and zeros.
         let prefix = if anonymity { b"obMatJos2wAAA" } else { b"obMatJos2gAAA" };
@@ -203,6 +204,8 @@ proptest! {
         prop_assert_eq!(nonces.check(&nonce, client, made + age), expected);
         let mut other = client;
         other.set_port(port.wrapping_add(1));
+        prop_assert_eq!(nonces.check(&nonce, other, made), NonceState::Wrong);
+        other = SocketAddr::new(with_a_bit_changed(client.ip(), bit), port);
         prop_assert_eq!(nonces.check(&nonce, other, made), NonceState::Wrong);
         let mut forged = nonce;
         forged[flip / 8] ^= 1 << (flip % 8);
@@ -251,6 +254,13 @@ proptest! {
             prop_assert!(u128::from(passed) <= allowed, "{passed} of {allowed}");
         }
         prop_assert!(bucket.try_take(65_000, start + Duration::from_secs(1_000_000)));
+    }
+}
+
+fn with_a_bit_changed(ip: IpAddr, bit: u32) -> IpAddr {
+    match ip {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() ^ 1 << (bit % 32)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() ^ 1 << bit).into(),
     }
 }
 

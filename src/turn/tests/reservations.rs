@@ -75,6 +75,24 @@ fn ask(
     (message.class() == Class::Success, relayed.collect(), token)
 }
 
+#[test]
+fn tokens_cannot_be_guessed_from_one_another() {
+    let mut options = options();
+    (options.limits.allocations_per_user, options.limits.allocations) = (100, 100);
+    let mut bench = Bench::new(options, 11);
+    let reserve = attributes(Kind::Reserve, None);
+    let mut draw = |number| {
+        let (_, _, token) = ask(&mut bench, number, Method::ALLOCATE, reserve.clone());
+        u64::from_be_bytes(token.expect("a token").try_into().expect("8 bytes"))
+    };
+    let tokens: Vec<u64> = (0..32).map(&mut draw).collect();
+    // Each of the 64 bits is set in one and clear in another, and half of them differ each time.
+    let (ones, zeros) = tokens.iter().fold((0, 0), |(ones, zeros), t| (ones | t, zeros | !t));
+    assert_eq!((ones, zeros), (u64::MAX, u64::MAX), "{tokens:x?}");
+    let bits: u32 = tokens.windows(2).map(|pair| (pair[0] ^ pair[1]).count_ones()).sum();
+    assert!((850..1134).contains(&bits), "{bits} of 1984 bits differ");
+}
+
 fn attributes(kind: Kind, token: Option<&Vec<u8>>) -> Vec<(u16, Vec<u8>)> {
     let token = token.cloned().unwrap_or_else(|| vec![0; 8]);
     let special = match kind {

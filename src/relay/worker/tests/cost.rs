@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::super::sys::{count_calls, set_segment};
-use super::client::Client;
 use super::*;
-use crate::turn::FixedUser;
+use crate::turn::Icmp;
 
 const CHANNEL: u16 = 0x4000;
 const PAYLOAD: usize = 200;
@@ -20,26 +19,17 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn new() -> Self {
-        let mut engine = turn_options_for_tests();
-        let password = Secret::new("wonder".to_owned());
-        engine.users = vec![FixedUser { name: "alice".to_owned(), password }];
+        let mut engine = with_alice();
         engine.allow_peers = vec!["127.0.0.3/32".parse().expect("a prefix")];
-        engine.limits.unauthenticated_burst = 10;
         let (mut running, server) = worker_with(Options::default(), engine);
         let peer = UdpSocket::bind("127.0.0.3:0").expect("a peer");
         let to = peer.local_addr().expect("an address");
-        let inbox = Arc::clone(&running.worker.inbox);
-        let asking = std::thread::spawn(move || {
+        let (client, relayed) = serve(&mut running, move || {
             let mut client = Client::new(server, "alice", "wonder");
             let relayed = client.allocate().expect("an allocation");
             client.bind_channel(CHANNEL, to).expect("a channel");
-            inbox.wake.wake();
             (client.socket, relayed)
         });
-        while !asking.is_finished() {
-            running.round().expect("a round");
-        }
-        let (client, relayed) = asking.join().expect("the client");
         for socket in [&client, &peer] {
             socket.set_nonblocking(true).expect("a socket that does not block");
         }
@@ -171,4 +161,24 @@ fn nothing_is_logged_of_what_is_relayed() {
         tracing::trace!("one line");
     });
     assert_eq!(LINES.load(Ordering::Relaxed), 1, "lines are counted");
+}
+
+#[test]
+fn a_flood_of_errors_costs_no_more_than_its_queue() {
+    let mut call = Call::new();
+    let server = call.client.peer_addr().expect("connected");
+    let client = call.client.local_addr().expect("bound");
+    let five_tuple = FiveTuple { transport: Transport::Udp, client, server };
+    let relay = call.running.worker.engine.relay_of(&five_tuple).expect("an allocation");
+    let peer = call.peer.local_addr().expect("bound");
+    let error = SocketError { peer, icmp: Icmp { kind: 3, code: 3, data: 0 }, local: false };
+    let told = |call: &Call| std::iter::from_fn(|| call.client.recv(&mut [0; 512]).ok()).count();
+    for (errors, told_of, lost) in [(64, 64, 0), (65, 64, 1), (1, 1, 1), (100, 64, 37)] {
+        for _ in 0..errors {
+            call.running.outbound.note_error(relay, error);
+        }
+        call.running.flush();
+        assert_eq!(told(&call), told_of, "of {errors}");
+        assert_eq!(call.running.worker.metrics.drops(DropReason::Icmp), lost);
+    }
 }

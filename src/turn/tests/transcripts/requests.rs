@@ -1,6 +1,6 @@
 //! What clients say: the bytes of a line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Script;
 use crate::credentials::{password, userhash};
@@ -31,8 +31,8 @@ impl Script {
 
     /// Builds a STUN message. `user=` NAME of a fixed user or grant, or a time-limited username
     /// (`secret=2`: signed with the second secret, `hash=sha256`); `says=` what USERNAME is all
-    /// the same; `hidden`: USERHASH instead; `password=`, `realm=`, `nonce=stale|wrong|other|TEXT`,
-    /// `without=ATTR`; `algorithm=md5|sha256` with PASSWORD-ALGORITHMS, which `algorithms=HEX`
+    /// the same; `hidden`: USERHASH instead; `password=`, `realm=`; `nonce=stale|wrong|TEXT`, or
+    /// `other-port|other-host`: that of another client; `without=ATTR`; `algorithm=md5|sha256` with PASSWORD-ALGORITHMS, which `algorithms=HEX`
     /// replaces; `integrity=sha1|sha256|both`, `cut=BYTES` of it; `tx=` a transaction id; `peer=`,
     /// `at=` another address of ours, `over=tcp`; `change=`, `port=`, `padding=` (RFC 5780);
     /// `channel=`, `transport=`, `family=`, `additional=`, `lifetime=`, `text=`, `even`, `reserve`
@@ -129,7 +129,11 @@ impl Script {
         match words.get("nonce") {
             None => {}
             Some("stale") => at -= u64::from(bench.shared.options().limits.nonce_secs),
-            Some("other") => address.set_port(address.port() + 1),
+            Some("other-port") => address.set_port(address.port() + 1),
+            Some("other-host") => address.set_ip(match address.ip() {
+                IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() ^ 1).into(),
+                IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() ^ 1).into(),
+            }),
             Some("wrong") => return b"obMatJos2AAAAwrongwrongwrongwrongwrongw".to_vec(),
             Some(text) => return payload(text),
         }
