@@ -453,7 +453,8 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
             let asked = authority(loaded)?;
             lines.push(format!("from the authority at {}", asked.directory));
             let found = acme::order_due(&asked, kept)
-                .and_then(|(issued, renew_at)| Some((pair(&issued).ok()?, renew_at)));
+                .and_then(|(issued, at)| inspect(&issued).ok().map(|found| (found, at)))
+                .map(|((pair, facts), at)| (pair, acme::renewed_at(at, &facts)));
             lines.push(match found {
                 Some((pair, at)) => {
                     let line = format!("{}, renewed {}", life(&pair), Now::read().until(at));
@@ -462,7 +463,7 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
                 }
                 None => format!("none yet; until then a self-signed one: {own}"),
             });
-            if let Some(failure) = acme::last_failure(kept) {
+            if let Some(failure) = acme::last_failure(&asked, kept) {
                 lines.push(format!("the last attempt failed: {}", failure.reason));
                 if let Some(likely) = &failure.likely_cause {
                     lines.push(format!("likely: {likely}"));
