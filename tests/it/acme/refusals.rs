@@ -6,6 +6,7 @@ use super::address::Address;
 use super::stub::Stub;
 use super::stub_tests::{PAST, asking};
 use super::{BOTH, ISSUED, NAME, NOT_FOUND, REFUSED, setup};
+use crate::harness::get;
 use crate::https;
 
 fn problem(kind: &str) -> Value {
@@ -167,3 +168,33 @@ fn a_time_to_renew_after_the_end_is_not_believed() {
     assert!(["in 59 days", "in 60 days", "in 61 days", "in 62 days"].contains(&renew_at), "{line}");
     daemon.stop();
 }
+
+#[test]
+fn the_doctor_looks_again_when_browsers_are_told_tls() {
+    let own = Address::new();
+    let stub = Stub::start(&own);
+    stub.refuse(503, problem("serverInternal"), 0);
+    let setup =
+        asking(&own, &own.ip().to_string(), &stub).variable("TURNCAST__DOCTOR_AT_START", "true");
+    let mut daemon = setup.start();
+    daemon.wait_for(SEEN);
+    let doctor = |daemon: &crate::harness::Daemon| {
+        let health: Value = serde_json::from_str(&get(daemon.admin(), "/healthz").1).expect("JSON");
+        health["doctor"].clone()
+    };
+    let tells_tls = |doctor: &Value| {
+        let urls = doctor["urls"].as_array().expect("a list");
+        urls.iter().any(|url| url["url"].as_str().expect("a URL").starts_with("turns:"))
+    };
+    let first = doctor(&daemon);
+    assert!(!tells_tls(&first), "{first}");
+    assert!(first["note"].as_str().expect("a note").contains("self-signed"), "{first}");
+    stub.accept();
+    daemon.wait_for(SEEN);
+    let second = doctor(&daemon);
+    assert!(tells_tls(&second), "{second}");
+    assert_eq!(second["note"], Value::Null);
+    daemon.stop();
+}
+
+const SEEN: &str = "the doctor has seen every URL";
