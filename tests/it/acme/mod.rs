@@ -2,6 +2,7 @@
 //! pebble does not know.
 
 mod address;
+mod load;
 mod pebble;
 mod refusals;
 mod stub;
