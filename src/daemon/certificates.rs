@@ -180,16 +180,21 @@ impl Files {
             let settled = now == std::mem::replace(&mut last, now);
             let next_try = refused.as_ref().and_then(|refused| refused.next_try);
             let due = next_try.is_some_and(|at| at <= Now::read().unix_secs);
-            if asked || due || (now != read && settled) {
+            let is_read = asked || due || (now != read && settled);
+            if is_read {
                 read = now;
                 refused = self.read_again(served, metrics);
             }
             let ending = ending(&served.served(), Now::read().unix_secs);
-            warn_of(ending.as_ref(), &mut warned);
-            let trouble = refused.clone().or(ending);
+            let trouble = refused.clone().or_else(|| ending.clone());
             if trouble != served.trouble() {
                 served.note(trouble);
             }
+            // Whoever reads the log finds `/healthz` in agreement.
+            if is_read {
+                say_read(refused.as_ref());
+            }
+            warn_of(ending.as_ref(), &mut warned);
         }
     }
 
@@ -198,19 +203,27 @@ impl Files {
         let err = match self.read() {
             Ok(pair) => {
                 install(served, metrics, pair);
-                info!("the certificate was read again");
                 return None;
             }
             Err(err) => err,
         };
         metrics.renewal(Renewal::Failed);
         let reason = err.to_string();
-        warn!(why = reason, "the new certificate cannot be used; the old one stays");
         let next_try = match err {
             tls::Error::NotYetValid { from, .. } => Some(from),
             _ => None,
         };
         Some(Trouble { reason, likely_cause: None, next_try })
+    }
+}
+
+/// Says in the log what became of files that were read.
+fn say_read(refused: Option<&Trouble>) {
+    match refused {
+        None => info!("the certificate was read again"),
+        Some(Trouble { reason, .. }) => {
+            warn!(why = reason, "the new certificate cannot be used; the old one stays");
+        }
     }
 }
 
