@@ -1,7 +1,7 @@
 //! The life of a certificate: had, kept, renewed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use instant_acme::{Account, CertificateIdentifier};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -13,9 +13,9 @@ use tracing::{debug, info, warn};
 
 use super::failure::Failed;
 use super::http::RetryAfter;
-use super::kept::{self, ACCOUNT, CERTIFICATE, FAILURE, KeptCertificate};
+use super::kept::{self, ACCOUNT, CERTIFICATE, FAILURE, KeptCertificate, KeptFailure};
 use super::order::{self, Ordering};
-use super::{Challenges, Facts, Failure, Hooks, Issued, Options, schedule};
+use super::{Challenge, Challenges, Facts, Failure, Hooks, Issued, Options, schedule};
 use crate::net::Now;
 
 /// The client of one certificate authority.
@@ -27,6 +27,8 @@ pub struct Client {
     /// The certificate that is served, when it came from the authority.
     served: Option<(KeptCertificate, Facts)>,
     failure: Option<Failure>,
+    /// When the last one came, by a clock that nobody sets.
+    issued: Option<Instant>,
 }
 
 impl Client {
@@ -35,18 +37,21 @@ impl Client {
         let now = Now::read().unix_secs;
         let served = kept::read(&hooks, CERTIFICATE)
             .filter(|kept: &KeptCertificate| kept.fits(&options))
-            .and_then(|kept| {
+            .and_then(|mut kept| {
                 let facts = (hooks.inspect)(&kept.issued()).ok()?;
                 if facts.not_after <= now {
                     return None;
                 }
                 (hooks.install)(&kept.issued()).ok()?;
+                kept.renew_at = schedule::believed(kept.renew_at, &facts, dice());
+                kept.ask_at = kept.ask_at.min(facts.not_after);
                 Some((kept, facts))
             });
-        let failure: Option<Failure> = kept::read(&hooks, FAILURE);
-        let failure = failure.map(tried_at_once);
+        let failure: Option<KeptFailure> = kept::read(&hooks, FAILURE);
+        let failure = failure.and_then(|kept| kept.of(&options)).map(tried_at_once);
         (hooks.note)(failure.as_ref());
-        Self { options, hooks, challenges, told: RetryAfter::default(), served, failure }
+        let told = RetryAfter::default();
+        Self { options, hooks, challenges, told, served, failure, issued: None }
     }
 
     /// Whether a certificate of the authority is served.
@@ -63,7 +68,7 @@ impl Client {
                 let slept = sleep(Duration::from_secs(left.min(SLEEP_SECS_MAX)));
                 tokio::select! {
                     () = slept => {}
-                    () = wake.notified() => self.failure = self.failure.map(tried_at_once),
+                    () = wake.notified() => self.woken(),
                 }
             }
             let now = Now::read().unix_secs;
@@ -74,11 +79,36 @@ impl Client {
         }
     }
 
+    /// Tries at once what only we wanted to wait for, or says why not.
+    fn woken(&mut self) {
+        self.failure = self.failure.take().map(tried_at_once);
+        let now = Now::read();
+        if self.left(now.unix_secs) == 0 {
+            return;
+        }
+        match (&self.failure, &self.served) {
+            (Some(failure), _) => {
+                let next_try = now.until(failure.next_try);
+                info!(next_try, "the authority has told us to wait; it is not asked before that");
+            }
+            (None, Some((kept, _))) => {
+                info!(renew_at = now.until(kept.renew_at), "the certificate is not due yet");
+            }
+            (None, None) => {}
+        }
+    }
+
     /// How many seconds there is nothing to do.
     fn left(&self, now: u64) -> u64 {
         let wanted = self.served.as_ref().map_or(0, |(kept, _)| kept.renew_at.min(kept.ask_at));
         let next_try = self.failure.as_ref().map_or(0, |failure| failure.next_try);
-        wanted.saturating_sub(now).max(schedule::wait(next_try, now))
+        // Whatever the authority suggests, and whatever the wall clock is set to, nobody asks for
+        // one certificate after the other.
+        let rest = self
+            .issued
+            .map_or(Duration::ZERO, |at| self.options.retry.saturating_sub(at.elapsed()));
+        let rest = rest.as_millis().div_ceil(1000) as u64;
+        wanted.saturating_sub(now).max(schedule::wait(next_try, now)).max(rest)
     }
 
     /// Gets a certificate, or notes why not.
@@ -98,16 +128,16 @@ impl Client {
     async fn attempt(&mut self) -> Result<(), Failed> {
         info!(count = self.options.hosts.len(), "asking the authority for a certificate");
         let account = order::account(&self.options, &self.hooks, &self.told).await?;
-        let issued = self.order(&account).await?;
+        let (issued, passed) = self.order(&account).await?;
         let facts = (self.hooks.install)(&issued).map_err(Failed::ours)?;
-        let renew_at = schedule::by_life(&facts, dice());
-        let mut kept = KeptCertificate::new(&self.options, &issued, renew_at, facts.not_after);
+        self.issued = Some(Instant::now());
+        let mut kept = KeptCertificate::new(&self.options, &issued, passed, &facts, dice());
         // A restart without this asks again, and authorities count that: it is kept before
         // anything else may fail.
         self.keep(CERTIFICATE, &kept);
         self.follow(&account, &mut kept, &facts).await;
-        // Whatever the authority suggests, nobody asks for one certificate after the other.
-        kept.renew_at = kept.renew_at.max(Now::read().unix_secs + self.options.retry.as_secs());
+        let soonest = Now::read().unix_secs + self.options.retry.as_secs();
+        kept.renew_at = schedule::no_sooner(soonest, kept.renew_at, &facts);
         self.keep(CERTIFICATE, &kept);
         info!(
             renew_at = Now::read().until(kept.renew_at),
@@ -118,31 +148,35 @@ impl Client {
     }
 
     /// One order for the challenge whose turn it is; in the first attempt, for each until one is
-    /// passed.
-    async fn order(&self, account: &Account) -> Result<Issued, Failed> {
-        let failures = self.failure.as_ref().map_or(0, |failure| failure.failures);
-        let all = &self.options.challenges;
-        let turns = if failures == 0 { all.len() } else { 1 };
+    /// passed. With the certificate comes the challenge that was passed, as far as that is known.
+    async fn order(&self, account: &Account) -> Result<(Issued, Option<Challenge>), Failed> {
+        let passed = self.served.as_ref().and_then(|(kept, _)| kept.passed);
+        let failures = self.failure.as_ref().map_or(0, |failure| failure.by_challenge);
+        let turns = turns(&self.options.challenges, passed, failures);
         let mut outcome = Err(Failed::ours("no challenge is configured"));
-        for turn in 0..turns {
+        for &challenge in &turns {
             let ordering = Ordering {
                 options: &self.options,
                 hooks: &self.hooks,
                 challenges: &self.challenges,
-                challenge: all[(failures as usize + turn) % all.len()],
+                challenge,
                 replaces: self.served.as_ref().and_then(|(_, facts)| facts.renewal_id.clone()),
             };
-            outcome = ordering.run(account).await;
-            match &outcome {
+            match ordering.run(account).await {
+                Ok((issued, true)) => return Ok((issued, Some(challenge))),
+                Ok((issued, false)) => return Ok((issued, passed)),
                 Err(failed) if failed.of_challenge => {
-                    let method = ordering.challenge.text();
+                    let method = challenge.text();
                     info!(method, why = failed.reason, "the authority did not find its challenge");
+                    outcome = Err(failed);
                 }
-                _ => return outcome,
+                Err(failed) => return Err(failed),
             }
         }
         match self.options.hosts.first() {
-            Some(host) if turns > 1 => outcome.map_err(|failed| failed.by_every_challenge(host)),
+            Some(host) if turns.len() > 1 => {
+                outcome.map_err(|failed| failed.by_every_challenge(host))
+            }
             _ => outcome,
         }
     }
@@ -194,7 +228,9 @@ impl Client {
             // The next attempt makes a new one.
             self.forget(ACCOUNT);
         }
-        let failures = self.failure.as_ref().map_or(0, |failure| failure.failures) + 1;
+        let before = self.failure.as_ref().map_or((0, 0), |f| (f.failures, f.by_challenge));
+        let failures = before.0.saturating_add(1);
+        let by_challenge = before.1.saturating_add(u32::from(failed.of_challenge));
         let wait = schedule::back_off(self.options.retry, failures, dice());
         let told = self.told.take();
         let told = told.unwrap_or_default();
@@ -204,10 +240,11 @@ impl Client {
             reason: failed.reason,
             likely_cause: failed.likely_cause,
             failures,
+            by_challenge,
             next_try: Now::read().unix_secs + wait.as_secs().max(1),
             told_to_wait,
         };
-        self.keep(FAILURE, &failure);
+        self.keep(FAILURE, &KeptFailure::new(&self.options, &failure));
         (self.hooks.note)(Some(&failure));
         warn!(
             why = failure.reason,
@@ -227,6 +264,21 @@ impl Client {
     fn forget(&self, name: &str) {
         if let Err(why) = (self.hooks.write)(name, None) {
             warn!(why, "the state directory cannot be written");
+        }
+    }
+}
+
+/// The challenges of an attempt, one after the other: the one that led to the last certificate
+/// first. Once all of them have failed, each attempt is by a single one, because authorities count
+/// failures by the hour. Failures that were about something else say nothing of challenges.
+fn turns(all: &[Challenge], passed: Option<Challenge>, failures: u32) -> Vec<Challenge> {
+    let mut turns = all.to_vec();
+    // What is equal stays in its order.
+    turns.sort_by_key(|challenge| Some(*challenge) != passed);
+    match failures {
+        0 => turns,
+        failures => {
+            turns.get(failures as usize % turns.len().max(1)).copied().into_iter().collect()
         }
     }
 }
@@ -254,3 +306,21 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(600);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 const SLEEP_SECS_MAX: u64 = 600;
 const ASK_AFTER_FAILURE_SECS: u64 = 6 * 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_challenge_that_was_passed_comes_first_and_failures_of_others_move_nothing() {
+        let (tls, http) = (Challenge::TlsAlpn01, Challenge::Http01);
+        let both = [tls, http];
+        assert_eq!(turns(&both, None, 0), [tls, http]);
+        assert_eq!(turns(&both, Some(tls), 0), [tls, http]);
+        assert_eq!(turns(&both, Some(http), 0), [http, tls]);
+        assert_eq!([turns(&both, None, 1), turns(&both, None, 2)], [[http], [tls]]);
+        assert_eq!([turns(&both, Some(http), 1), turns(&both, Some(http), 2)], [[tls], [http]]);
+        assert_eq!(turns(&[http], Some(tls), u32::MAX), [http], "it is configured no more");
+        assert!(turns(&[], None, 3).is_empty());
+    }
+}

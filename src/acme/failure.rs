@@ -15,6 +15,8 @@ pub struct Failure {
     pub likely_cause: Option<String>,
     /// How many attempts have failed in a row.
     pub failures: u32,
+    /// How many of them because the authority did not find what it looked for.
+    pub by_challenge: u32,
     /// When it is tried again, in seconds since 1970.
     pub next_try: u64,
     /// Whether the authority itself told us to wait that long. Otherwise a restart, or a reload,
@@ -40,10 +42,10 @@ impl Failed {
         Self { reason: reason.into(), likely_cause: None, no_account: false, of_challenge: false }
     }
 
-    /// What the client library says. `host` and `challenge` are what was asked for.
-    pub(super) fn new(error: &Error, host: &str, challenge: Challenge) -> Self {
+    /// What the client library says. `host` is what was asked for.
+    pub(super) fn new(error: &Error, host: &str) -> Self {
         match error {
-            Error::Api(problem) => Self::api(problem, host, challenge),
+            Error::Api(problem) => Self::api(problem, host, None),
             Error::Other(source) => {
                 let mut reason = source.to_string();
                 let mut deeper = source.source();
@@ -63,11 +65,32 @@ impl Failed {
         }
     }
 
-    /// What the authority says. `host` and `challenge` are what was asked for.
-    pub(super) fn api(problem: &Problem, host: &str, challenge: Challenge) -> Self {
-        let kind = problem.r#type.as_deref().unwrap_or_default();
-        let kind = kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind);
-        let mut reason = problem.detail.clone().unwrap_or_else(|| kind.to_owned());
+    /// What the authority says of an authorization that it has looked at `host` for, by
+    /// `challenge`.
+    pub(super) fn of_authorization(problem: &Problem, host: &str, challenge: Challenge) -> Self {
+        Self::api(problem, host, Some(challenge))
+    }
+
+    /// What the client library says of a request that only the account can be to blame for if the
+    /// authority does not permit it (RFC 8555, section 7.3.6).
+    pub(super) fn of_account(error: &Error, host: &str) -> Self {
+        let failed = Self::new(error, host);
+        match error {
+            Error::Api(problem) if kind(problem) == "unauthorized" => {
+                Self { likely_cause: Some(NO_ACCOUNT.to_owned()), no_account: true, ..failed }
+            }
+            _ => failed,
+        }
+    }
+
+    /// What the authority says; of an authorization, if there is a `challenge`.
+    fn api(problem: &Problem, host: &str, challenge: Option<Challenge>) -> Self {
+        let kind = kind(problem);
+        let mut reason = match &problem.detail {
+            Some(detail) => detail.clone(),
+            None if kind.is_empty() => "the authority refuses and does not say why".to_owned(),
+            None => kind.to_owned(),
+        };
         if !kind.is_empty() && reason != kind {
             reason = format!("{reason} ({kind})");
         }
@@ -79,7 +102,7 @@ impl Failed {
         Self {
             likely_cause: likely_cause(kind, host, challenge),
             no_account: kind == "accountDoesNotExist",
-            of_challenge: OF_CHALLENGE.contains(&kind),
+            of_challenge: challenge.is_some() && OF_CHALLENGE.contains(&kind),
             ..Self::ours(reason)
         }
     }
@@ -101,29 +124,40 @@ impl Failed {
     }
 }
 
-/// Errors that are about how the authority found us.
-const OF_CHALLENGE: [&str; 5] =
-    ["connection", "unauthorized", "incorrectResponse", "tls", "serverInternal"];
+/// The kind of a problem, without what all kinds begin with; empty when it names none.
+pub(super) fn kind(problem: &Problem) -> &str {
+    let kind = problem.r#type.as_deref().unwrap_or_default();
+    kind.strip_prefix(ERROR).unwrap_or(kind)
+}
 
-fn likely_cause(kind: &str, host: &str, challenge: Challenge) -> Option<String> {
-    let port = match challenge {
+/// What the kinds of RFC 8555 begin with.
+pub(super) const ERROR: &str = "urn:ietf:params:acme:error:";
+
+/// Kinds that say, of an authorization, how the authority found us. The same kinds in answer to a
+/// request are about something else.
+const OF_CHALLENGE: [&str; 4] = ["connection", "unauthorized", "incorrectResponse", "tls"];
+
+const NO_ACCOUNT: &str =
+    "the authority has closed or lost our account; the next try makes a new one";
+
+fn likely_cause(kind: &str, host: &str, challenge: Option<Challenge>) -> Option<String> {
+    let port = challenge.map(|challenge| match challenge {
         Challenge::TlsAlpn01 => 443,
         Challenge::Http01 => 80,
-    };
+    });
+    if let Some(port) = port
+        && let Some(cause) = not_found(kind, host, port)
+    {
+        return Some(cause);
+    }
     let cause = match kind {
-        "connection" => format!(
-            "TCP port {port} of {host} is closed (firewall of this host or of its provider), or \
-             {host} leads to another machine"
-        ),
         "dns" => format!("the name {host} does not resolve: it needs an A or AAAA record"),
-        "unauthorized" | "incorrectResponse" | "tls" => format!(
-            "{host} leads to another machine, or something in front answers TCP port {port}"
-        ),
         "rateLimited" => "too many certificates or failures lately".to_owned(),
         "caa" => format!("a CAA record of {host} does not name this authority"),
         "rejectedIdentifier" | "unsupportedIdentifier" => {
             format!("the authority gives no certificates for {host}")
         }
+        "accountDoesNotExist" => NO_ACCOUNT.to_owned(),
         "invalidContact" | "unsupportedContact" => "acme.email is not taken".to_owned(),
         "externalAccountRequired" => {
             "this authority wants an account that was made beforehand, which is not supported"
@@ -136,16 +170,37 @@ fn likely_cause(kind: &str, host: &str, challenge: Challenge) -> Option<String> 
     Some(cause)
 }
 
+/// What is likely the matter when the authority looked at this port and did not find its answer.
+fn not_found(kind: &str, host: &str, port: u16) -> Option<String> {
+    match kind {
+        "connection" => Some(format!(
+            "TCP port {port} of {host} is closed (firewall of this host or of its provider), or \
+             {host} leads to another machine"
+        )),
+        "unauthorized" | "incorrectResponse" | "tls" => Some(format!(
+            "{host} leads to another machine, or something in front answers TCP port {port}"
+        )),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn problem(kind: &str) -> Problem {
+        let problem = serde_json::json!({ "type": format!("{ERROR}{kind}"), "detail": "because" });
+        serde_json::from_value(problem).expect("a problem")
+    }
+
+    /// What is said of an authorization.
     fn api(kind: &str, challenge: Challenge) -> Failed {
-        let problem = serde_json::json!({
-            "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": "because"
-        });
-        let problem = serde_json::from_value(problem).expect("a problem");
-        Failed::api(&problem, "live.example", challenge)
+        Failed::of_authorization(&problem(kind), "live.example", challenge)
+    }
+
+    /// What is said in answer to a request.
+    fn refused(kind: &str) -> Failed {
+        Failed::new(&Error::Api(problem(kind)), "live.example")
     }
 
     #[test]
@@ -165,7 +220,22 @@ mod tests {
         assert!(likely.contains("neither by TCP port 443 of live.example nor by 80"), "{likely}");
         let likely = both("serverInternal").likely_cause.expect("a cause");
         assert_eq!(likely, "the authority itself has trouble");
-        assert!(api("accountDoesNotExist", Challenge::Http01).no_account);
+        let gone = refused("accountDoesNotExist");
+        assert!(gone.no_account);
+        assert!(gone.likely_cause.expect("a cause").contains("makes a new one"));
+        let silent = serde_json::from_value(serde_json::json!({})).expect("a problem");
+        assert!(Failed::api(&silent, "live.example", None).reason.contains("does not say why"));
+    }
+
+    #[test]
+    fn an_account_that_may_not_order_is_given_up_and_nothing_else_is() {
+        let order = |kind: &str| Failed::of_account(&Error::Api(problem(kind)), "live.example");
+        let closed = order("unauthorized");
+        assert!(closed.no_account && !closed.of_challenge);
+        assert!(closed.likely_cause.expect("a cause").contains("our account"));
+        assert!(order("accountDoesNotExist").no_account);
+        assert!(!order("rateLimited").no_account);
+        assert!(!refused("unauthorized").no_account, "it may be about something else");
     }
 
     #[test]
@@ -173,6 +243,13 @@ mod tests {
         assert!(api("connection", Challenge::Http01).of_challenge);
         assert!(!api("rateLimited", Challenge::Http01).of_challenge);
         assert!(!api("caa", Challenge::Http01).of_challenge);
+        assert!(!api("serverInternal", Challenge::Http01).of_challenge);
+        for kind in ["connection", "unauthorized", "serverInternal"] {
+            let refused = refused(kind);
+            assert!(!refused.of_challenge, "{kind}");
+            let likely = refused.likely_cause.unwrap_or_default();
+            assert!(!likely.contains("port") && !likely.contains("machine"), "{likely}");
+        }
         assert!(!Failed::ours("nothing").of_challenge);
     }
 }

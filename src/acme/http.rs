@@ -9,17 +9,18 @@ use std::time::{Duration, SystemTime};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient, Problem};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
+use super::failure::ERROR;
 use super::schedule::WAIT_MAX;
 
 /// A client that trusts the roots it was made with.
@@ -99,6 +100,9 @@ impl HttpClient for Http {
             if !answer.status().is_success() {
                 told.0.store(wait.unwrap_or(0), Ordering::Relaxed);
             }
+            if let Some(problem) = out_of_service(&answer) {
+                return Err(Error::Api(problem));
+            }
             let (parts, body) = answer.into_parts();
             Ok(BytesResponse { parts, body: Box::new(body) })
         })
@@ -120,6 +124,29 @@ where
     };
     let late = |_| Error::Other("the authority does not answer".into());
     timeout(ANSWER_MAX, whole).await.map_err(late)?
+}
+
+/// What is the matter with an authority that cannot serve now. The client library reads only
+/// problems in JSON, of the directory not even those; what stands in front of an authority that is
+/// down says it in HTML.
+fn out_of_service(answer: &Response<Bytes>) -> Option<Problem> {
+    let status = answer.status();
+    let kind = match status {
+        StatusCode::TOO_MANY_REQUESTS => "rateLimited",
+        status if status.is_server_error() => "serverInternal",
+        _ => return None,
+    };
+    let said: Option<Problem> = serde_json::from_slice(answer.body()).ok();
+    Some(
+        said.filter(|problem| problem.detail.is_some() || problem.r#type.is_some()).unwrap_or_else(
+            || Problem {
+                r#type: Some(format!("{ERROR}{kind}")),
+                detail: Some(format!("the authority answers {status}")),
+                status: Some(status.as_u16()),
+                subproblems: Vec::new(),
+            },
+        ),
+    )
 }
 
 /// The seconds of a Retry-After, a number or a date (RFC 9110, section 10.2.3), at most
@@ -171,6 +198,29 @@ mod tests {
         let sent = std::future::ready(Ok::<_, Infallible>(Response::new(Stalled)));
         let outcome = timeout(ANSWER_MAX * 2, whole(sent)).await.expect("a deadline");
         assert!(matches!(outcome, Err(Error::Other(_))));
+    }
+
+    #[test]
+    fn an_authority_that_is_out_of_service_says_so_in_any_language() {
+        let said = |status: u16, body: &'static str| {
+            let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
+            *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
+            out_of_service(&answer).map(|problem| (problem.r#type, problem.detail))
+        };
+        let busy = |kind: &str, detail: &str| {
+            Some((Some(format!("{ERROR}{kind}")), Some(detail.to_owned())))
+        };
+        let html = "<html>We are down</html>";
+        let unavailable = "the authority answers 503 Service Unavailable";
+        assert_eq!(said(503, html), busy("serverInternal", unavailable));
+        assert_eq!(said(503, ""), busy("serverInternal", unavailable));
+        assert_eq!(said(503, "{}"), busy("serverInternal", unavailable));
+        let limited = "the authority answers 429 Too Many Requests";
+        assert_eq!(said(429, html), busy("rateLimited", limited));
+        let problem = r#"{"type":"urn:ietf:params:acme:error:serverInternal","detail":"soon"}"#;
+        assert_eq!(said(500, problem), busy("serverInternal", "soon"));
+        assert_eq!(said(404, html), None);
+        assert_eq!(said(200, html), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Hooks, Issued, Options};
+use super::{Challenge, Facts, Failure, Hooks, Issued, Options, schedule};
 use crate::telemetry::Secret;
 
 pub(super) const ACCOUNT: &str = "acme-account.json";
@@ -31,17 +31,28 @@ pub(super) struct KeptCertificate {
     /// When to ask the authority whether it is to be renewed sooner or later, in seconds since
     /// 1970.
     pub(super) ask_at: u64,
+    /// The challenge that was passed for it, if anybody knows.
+    #[serde(default)]
+    pub(super) passed: Option<Challenge>,
 }
 
 impl KeptCertificate {
-    pub(super) fn new(options: &Options, issued: &Issued, renew_at: u64, ask_at: u64) -> Self {
+    /// A new one of which the authority has not said yet when to renew it.
+    pub(super) fn new(
+        options: &Options,
+        issued: &Issued,
+        passed: Option<Challenge>,
+        facts: &Facts,
+        dice: u64,
+    ) -> Self {
         Self {
             directory: options.directory.clone(),
             hosts: options.hosts.clone(),
             chain: issued.chain.clone(),
             key: issued.key.expose().clone(),
-            renew_at,
-            ask_at,
+            renew_at: schedule::by_life(facts, dice),
+            ask_at: facts.not_after,
+            passed,
         }
     }
 
@@ -52,6 +63,28 @@ impl KeptCertificate {
     /// Whether it is what the options ask for.
     pub(super) fn fits(&self, options: &Options) -> bool {
         self.directory == options.directory && self.hosts == options.hosts
+    }
+}
+
+/// Why there is no certificate, and whom it was asked of, for what.
+#[derive(Serialize, Deserialize)]
+pub(super) struct KeptFailure {
+    directory: String,
+    hosts: Vec<String>,
+    failure: Failure,
+}
+
+impl KeptFailure {
+    pub(super) fn new(options: &Options, failure: &Failure) -> Self {
+        let (directory, hosts) = (options.directory.clone(), options.hosts.clone());
+        Self { directory, hosts, failure: failure.clone() }
+    }
+
+    /// The failure, if it was about what the options ask for. Of another host or another authority
+    /// it says nothing.
+    pub(super) fn of(self, options: &Options) -> Option<Failure> {
+        let fits = self.directory == options.directory && self.hosts == options.hosts;
+        fits.then_some(self.failure)
     }
 }
 
@@ -73,17 +106,24 @@ pub(super) fn write(hooks: &Hooks, name: &str, value: &impl Serialize) -> Result
     (hooks.write)(name, Some(&text))
 }
 
-/// Why the running daemon has no certificate yet, or no new one: for `turncast check`, with a
-/// function that reads a file of the state directory.
-pub fn last_failure(read: impl Fn(&str) -> Option<String>) -> Option<Failure> {
-    serde_json::from_str(&read(FAILURE)?).ok()
+/// Why the running daemon has no certificate for these options yet, or no new one: for
+/// `turncast check`, with a function that reads a file of the state directory.
+pub fn last_failure(options: &Options, read: impl Fn(&str) -> Option<String>) -> Option<Failure> {
+    let kept: KeptFailure = serde_json::from_str(&read(FAILURE)?).ok()?;
+    kept.of(options)
 }
 
-/// The kept certificate for these options, and when it is to be renewed: for `turncast check`.
+/// The kept certificate for these options, and when it is to be renewed as far as the file says,
+/// see [`renewed_at`]: for `turncast check`.
 pub fn order_due(
     options: &Options,
     read: impl Fn(&str) -> Option<String>,
 ) -> Option<(Issued, u64)> {
     let kept: KeptCertificate = serde_json::from_str(&read(CERTIFICATE)?).ok()?;
     kept.fits(options).then(|| (kept.issued(), kept.renew_at))
+}
+
+/// When a certificate is renewed of which a file says `renew_at`.
+pub fn renewed_at(renew_at: u64, facts: &Facts) -> u64 {
+    schedule::believed(renew_at, facts, 0)
 }

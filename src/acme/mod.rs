@@ -25,16 +25,20 @@ use std::time::Duration;
 pub use challenges::Challenges;
 pub use client::Client;
 pub use failure::Failure;
-pub use kept::{last_failure, order_due};
+pub use kept::{last_failure, order_due, renewed_at};
+
+use serde::{Deserialize, Serialize};
 
 use crate::telemetry::Secret;
 
 /// How the authority may find out that a name is ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Challenge {
     /// It connects to port 443 with the protocol `acme-tls/1` (RFC 8737).
+    #[serde(rename = "tls-alpn-01")]
     TlsAlpn01,
     /// It fetches a page from port 80 (RFC 8555, section 8.3).
+    #[serde(rename = "http-01")]
     Http01,
 }
 

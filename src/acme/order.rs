@@ -9,9 +9,9 @@ use instant_acme::{
 };
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::pki_types::Der;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::failure::Failed;
+use super::failure::{self, Failed};
 use super::http::{Http, RetryAfter};
 use super::kept::{self, ACCOUNT, KeptAccount};
 use super::{Challenge, Challenges, Hooks, Issued, Options};
@@ -23,22 +23,16 @@ pub(super) async fn account(
     hooks: &Hooks,
     told: &RetryAfter,
 ) -> Result<Account, Failed> {
-    let failed = |error: Error| Failed::new(&error, host(options), options.challenges[0]);
-    let http = || Http::new(options.root_certificate.as_deref(), told.clone());
-    let builder = Account::builder_with_http(Box::new(http().map_err(Failed::ours)?));
+    let failed = |error: Error| Failed::new(&error, host(options));
     let contact = options.email.as_ref().map(|email| format!("mailto:{email}"));
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
-    let kept: Option<KeptAccount> = kept::read(hooks, ACCOUNT);
-    let kept = kept.filter(|kept| kept.directory == options.directory);
-    let (account, credentials) = match kept {
-        Some(kept) => {
-            let credentials: AccountCredentials = serde_json::from_value(kept.credentials.clone())
-                .map_err(|err| Failed::ours(format!("{ACCOUNT} is damaged: {err}")))?;
-            let account = builder.from_credentials(credentials).await.map_err(failed)?;
+    let (account, credentials) = match kept_account(options, hooks, told).await? {
+        Some((account, kept)) => {
             if kept.email == options.email {
                 return Ok(account);
             }
-            account.update_contacts(&contact).await.map_err(failed)?;
+            let updated = account.update_contacts(&contact).await;
+            updated.map_err(|error| Failed::of_account(&error, host(options)))?;
             (account, kept.credentials)
         }
         None => {
@@ -49,6 +43,7 @@ pub(super) async fn account(
             };
             // An account that could not be kept would be made again at every attempt.
             (hooks.write)(ACCOUNT, Some("{}")).map_err(Failed::ours)?;
+            let builder = Account::builder_with_http(http(options, told)?);
             let directory = options.directory.clone();
             let (account, credentials) =
                 builder.create(&new, directory, None).await.map_err(failed)?;
@@ -63,6 +58,39 @@ pub(super) async fn account(
     Ok(account)
 }
 
+/// The account of an earlier run at this authority; `None` when there is none, or none that can be
+/// used: a new one is as good.
+async fn kept_account(
+    options: &Options,
+    hooks: &Hooks,
+    told: &RetryAfter,
+) -> Result<Option<(Account, KeptAccount)>, Failed> {
+    let kept: Option<KeptAccount> = kept::read(hooks, ACCOUNT);
+    let Some(kept) = kept.filter(|kept| kept.directory == options.directory) else {
+        return Ok(None);
+    };
+    let damaged = |why: String| {
+        warn!(why, "the kept account is damaged; a new one is made");
+        Ok(None)
+    };
+    let credentials: AccountCredentials = match serde_json::from_value(kept.credentials.clone()) {
+        Ok(credentials) => credentials,
+        Err(err) => return damaged(err.to_string()),
+    };
+    let builder = Account::builder_with_http(http(options, told)?);
+    match builder.from_credentials(credentials).await {
+        Ok(account) => Ok(Some((account, kept))),
+        // The key is none, or what belongs to it is missing.
+        Err(err @ (Error::KeyRejected | Error::Crypto | Error::Str(_))) => damaged(err.to_string()),
+        Err(err) => Err(Failed::new(&err, host(options))),
+    }
+}
+
+fn http(options: &Options, told: &RetryAfter) -> Result<Box<Http>, Failed> {
+    let http = Http::new(options.root_certificate.as_deref(), told.clone());
+    http.map(Box::new).map_err(Failed::ours)
+}
+
 /// What an order needs beside the account.
 pub(super) struct Ordering<'a> {
     pub(super) options: &'a Options,
@@ -74,8 +102,9 @@ pub(super) struct Ordering<'a> {
 }
 
 impl Ordering<'_> {
-    /// Orders a certificate and answers the authority's challenges.
-    pub(super) async fn run(&self, account: &Account) -> Result<Issued, Failed> {
+    /// Orders a certificate and answers the authority's challenges; `false` with it when there was
+    /// none, because the authority remembered earlier answers.
+    pub(super) async fn run(&self, account: &Account) -> Result<(Issued, bool), Failed> {
         let mut order = self.open(account).await?;
         // They are closed when this is dropped, however the order ends.
         let mut answers = Vec::new();
@@ -100,6 +129,7 @@ impl Ordering<'_> {
             Ok(OrderStatus::Ready | OrderStatus::Valid) => {}
             outcome => return Err(self.why_invalid(&mut order, outcome.err()).await),
         }
+        let was_asked = !answers.is_empty();
         drop(answers);
         let key = KeyPair::generate().map_err(|err| Failed::ours(err.to_string()))?;
         let mut request = CertificateParams::new(self.options.hosts.clone())
@@ -109,7 +139,7 @@ impl Ordering<'_> {
             request.serialize_request(&key).map_err(|err| Failed::ours(err.to_string()))?;
         order.finalize_csr(request.der()).await.map_err(|error| self.failed(&error))?;
         let chain = order.poll_certificate(&POLL).await.map_err(|error| self.failed(&error))?;
-        Ok(Issued { chain, key: Secret::new(key.serialize_pem()) })
+        Ok((Issued { chain, key: Secret::new(key.serialize_pem()) }, was_asked))
     }
 
     async fn open(&self, account: &Account) -> Result<Order, Failed> {
@@ -130,11 +160,15 @@ impl Ordering<'_> {
                 CertificateIdentifier::new(Der::from_slice(key_id), Der::from_slice(serial));
             match account.new_order(&new().replaces(replaced)).await {
                 Ok(order) => return Ok(order),
-                // An authority that does not know, or does not take, what is replaced.
-                Err(err) => debug!(%err, "the order cannot name what it replaces"),
+                Err(err) if is_about_replaced(&err) => {
+                    debug!(%err, "the order cannot name what it replaces");
+                }
+                // The same order without it would be refused for the same reason, and counted.
+                Err(err) => return Err(Failed::of_account(&err, host(self.options))),
             }
         }
-        account.new_order(&new()).await.map_err(|error| self.failed(&error))
+        let ordered = account.new_order(&new()).await;
+        ordered.map_err(|error| Failed::of_account(&error, host(self.options)))
     }
 
     /// Answers a challenge until the result is dropped.
@@ -165,7 +199,7 @@ impl Ordering<'_> {
             let host = state.identifier().to_string();
             let problem = state.challenges.iter().find_map(|challenge| challenge.error.as_ref());
             if let Some(problem) = problem {
-                return Failed::api(problem, &host, self.challenge);
+                return Failed::of_authorization(problem, &host, self.challenge);
             }
         }
         match error {
@@ -175,7 +209,24 @@ impl Ordering<'_> {
     }
 
     fn failed(&self, error: &Error) -> Failed {
-        Failed::new(error, host(self.options), self.challenge)
+        Failed::new(error, host(self.options))
+    }
+}
+
+/// Whether an order was refused because the authority does not know, or does not take, what it is
+/// to replace (RFC 9773, section 5).
+fn is_about_replaced(error: &Error) -> bool {
+    match error {
+        Error::Unsupported(_) => true,
+        // `unauthorized`: another account has ordered what is replaced.
+        Error::Api(problem) => {
+            problem.status == Some(409)
+                || ["alreadyReplaced", "malformed", "unauthorized"]
+                    .contains(&failure::kind(problem))
+        }
+        // The library says so when the answer does not name what is replaced.
+        Error::Other(source) => source.to_string().starts_with("replaces field mismatch"),
+        _ => false,
     }
 }
 
@@ -240,6 +291,24 @@ const POLL: RetryPolicy =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_about_the_replaced_certificate_is_ordered_again_without_it() {
+        let api = |kind: &str, status: u16| {
+            let kind = format!("{}{kind}", failure::ERROR);
+            let problem = serde_json::json!({ "type": kind, "status": status });
+            Error::Api(serde_json::from_value(problem).expect("a problem"))
+        };
+        for (kind, status) in [("alreadyReplaced", 409), ("malformed", 404), ("conflict", 409)] {
+            assert!(is_about_replaced(&api(kind, status)), "{kind}");
+        }
+        for (kind, status) in [("rateLimited", 429), ("serverInternal", 503)] {
+            assert!(!is_about_replaced(&api(kind, status)), "{kind}");
+        }
+        assert!(is_about_replaced(&Error::Unsupported("ARI")));
+        assert!(is_about_replaced(&Error::Other("replaces field mismatch: ...".into())));
+        assert!(!is_about_replaced(&Error::Other("connection refused".into())));
+    }
 
     #[test]
     fn an_address_is_asked_for_by_its_reverse_name() {

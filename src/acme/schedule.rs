@@ -20,6 +20,17 @@ pub(super) fn by_window(start: u64, end: u64, facts: &Facts, dice: u64) -> u64 {
     start + dice % end.min(facts.not_after).saturating_sub(start).max(1)
 }
 
+/// When to renew by a time that was kept or suggested. One after the certificate's end was reckoned
+/// with a clock that was wrong, or is damaged.
+pub(super) fn believed(renew_at: u64, facts: &Facts, dice: u64) -> u64 {
+    if renew_at < facts.not_after { renew_at } else { by_life(facts, dice) }
+}
+
+/// The same not before `soonest`, unless that is too late for the certificate.
+pub(super) fn no_sooner(soonest: u64, renew_at: u64, facts: &Facts) -> u64 {
+    if soonest < facts.not_after { renew_at.max(soonest) } else { renew_at }
+}
+
 /// How many seconds are left until `next_try`. We never wait for longer than [`WAIT_MAX`]: more
 /// than that was reckoned with a clock that was wrong, and the wait is over.
 pub(super) fn wait(next_try: u64, unix_secs: u64) -> u64 {
@@ -83,6 +94,17 @@ mod tests {
         for dice in [0, 999, 5000, u64::MAX] {
             assert!((2000..3000).contains(&by_window(2000, u64::MAX, &facts, dice)));
         }
+    }
+
+    #[test]
+    fn no_time_to_renew_outlasts_the_certificate() {
+        let facts = Facts { not_before: 0, not_after: 3000, renewal_id: None };
+        assert_eq!(believed(2999, &facts, 7), 2999);
+        assert_eq!(believed(3000, &facts, 7), 2007);
+        assert_eq!(believed(u64::MAX, &facts, 0), 2000);
+        assert_eq!(no_sooner(1500, 1000, &facts), 1500);
+        assert_eq!(no_sooner(1500, 2000, &facts), 2000);
+        assert_eq!(no_sooner(4000, 2000, &facts), 2000, "by a clock that is ahead");
     }
 
     #[test]

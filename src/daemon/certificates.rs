@@ -7,7 +7,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -156,9 +156,9 @@ impl Files {
         })
     }
 
-    /// Serves the files anew whenever they are no more what was `read`, and when `reload` says so.
-    /// Two files cannot be replaced at once: they are read when a tick has seen them as the one
-    /// before did.
+    /// Serves the files anew whenever they are no more what was `read`, when `reload` says so, and
+    /// when what came too early is valid. Two files cannot be replaced at once: they are read when
+    /// a tick has seen them as the one before did. Tells, too, when nobody replaces them.
     async fn follow(
         self,
         mut read: [Stamp; 2],
@@ -169,6 +169,8 @@ impl Files {
         let mut ticks = interval(FILES_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = read;
+        let mut refused: Option<Trouble> = None;
+        let mut warned = None;
         loop {
             let asked = tokio::select! {
                 _ = ticks.tick() => false,
@@ -176,25 +178,86 @@ impl Files {
             };
             let now = self.stamps();
             let settled = now == std::mem::replace(&mut last, now);
-            if !asked && (now == read || !settled) {
-                continue;
+            let next_try = refused.as_ref().and_then(|refused| refused.next_try);
+            let due = next_try.is_some_and(|at| at <= Now::read().unix_secs);
+            let is_read = asked || due || (now != read && settled);
+            if is_read {
+                read = now;
+                refused = self.read_again(served, metrics);
             }
-            read = now;
-            match self.read() {
-                Ok(pair) => {
-                    install(served, metrics, pair);
-                    served.note(None);
-                    info!("the certificate was read again");
-                }
-                Err(err) => {
-                    metrics.renewal(Renewal::Failed);
-                    let reason = err.to_string();
-                    warn!(why = reason, "the new certificate cannot be used; the old one stays");
-                    served.note(Some(Trouble { reason, likely_cause: None, next_try: None }));
-                }
+            let ending = ending(&served.served(), Now::read().unix_secs);
+            let trouble = refused.clone().or_else(|| ending.clone());
+            if trouble != served.trouble() {
+                served.note(trouble);
             }
+            // Whoever reads the log finds `/healthz` in agreement.
+            if is_read {
+                say_read(refused.as_ref());
+            }
+            warn_of(ending.as_ref(), &mut warned);
         }
     }
+
+    /// Serves the files as they are now, or says why not.
+    fn read_again(&self, served: &Certificates, metrics: &Metrics) -> Option<Trouble> {
+        let err = match self.read() {
+            Ok(pair) => {
+                install(served, metrics, pair);
+                return None;
+            }
+            Err(err) => err,
+        };
+        metrics.renewal(Renewal::Failed);
+        let reason = err.to_string();
+        let next_try = match err {
+            tls::Error::NotYetValid { from, .. } => Some(from),
+            _ => None,
+        };
+        Some(Trouble { reason, likely_cause: None, next_try })
+    }
+}
+
+/// Says in the log what became of files that were read.
+fn say_read(refused: Option<&Trouble>) {
+    match refused {
+        None => info!("the certificate was read again"),
+        Some(Trouble { reason, .. }) => {
+            warn!(why = reason, "the new certificate cannot be used; the old one stays");
+        }
+    }
+}
+
+/// What is the matter with a certificate from files that is near its end: whoever renews it should
+/// have done so by now.
+fn ending(pair: &Pair, unix_secs: u64) -> Option<Trouble> {
+    let end = pair.not_after()?;
+    let life = end.saturating_sub(pair.not_before()?);
+    if unix_secs.saturating_add(ENDING_SECS.min(life / 6)) < end {
+        return None;
+    }
+    let now = Now { unix_secs, ..Now::read() };
+    let reason = match end > unix_secs {
+        true => format!("the certificate ends {}", now.until(end)),
+        false => "the certificate has expired".to_owned(),
+    };
+    let likely = "nobody renews the files, or the renewed ones go elsewhere: see tls.certificate";
+    Some(Trouble { reason, likely_cause: Some(likely.to_owned()), next_try: None })
+}
+
+/// Says in the log what is the matter with a certificate near its end: once a day, and when it is
+/// over. `warned` is what was said last, and when.
+fn warn_of(ending: Option<&Trouble>, warned: &mut Option<(Instant, bool)>) {
+    let Some(Trouble { reason, likely_cause, .. }) = ending else {
+        *warned = None;
+        return;
+    };
+    let is_over = reason.ends_with("expired");
+    if warned.is_some_and(|(at, was)| was == is_over && at.elapsed() < WARNING_TICK) {
+        return;
+    }
+    *warned = Some((Instant::now(), is_over));
+    let likely = likely_cause.as_deref().unwrap_or_default();
+    warn!(why = reason, likely, "the certificate was not renewed");
 }
 
 /// A certificate of our own.
@@ -383,6 +446,11 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
         TlsMode::Files => {
             let pair = Files::of(loaded).read()?;
             lines.push(format!("from files, {}", life(&pair)));
+            if let Some(Trouble { reason, likely_cause, .. }) = ending(&pair, Now::read().unix_secs)
+            {
+                let likely = likely_cause.unwrap_or_default();
+                lines.push(format!("warning: {reason}; likely: {likely}"));
+            }
             served = Some(Certificates::new(pair, "files"));
         }
         TlsMode::SelfSigned => {
@@ -398,7 +466,8 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
             let asked = authority(loaded)?;
             lines.push(format!("from the authority at {}", asked.directory));
             let found = acme::order_due(&asked, kept)
-                .and_then(|(issued, renew_at)| Some((pair(&issued).ok()?, renew_at)));
+                .and_then(|(issued, at)| inspect(&issued).ok().map(|found| (found, at)))
+                .map(|((pair, facts), at)| (pair, acme::renewed_at(at, &facts)));
             lines.push(match found {
                 Some((pair, at)) => {
                     let line = format!("{}, renewed {}", life(&pair), Now::read().until(at));
@@ -407,7 +476,7 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
                 }
                 None => format!("none yet; until then a self-signed one: {own}"),
             });
-            if let Some(failure) = acme::last_failure(kept) {
+            if let Some(failure) = acme::last_failure(&asked, kept) {
                 lines.push(format!("the last attempt failed: {}", failure.reason));
                 if let Some(likely) = &failure.likely_cause {
                     lines.push(format!("likely: {likely}"));
@@ -440,5 +509,51 @@ const SELF_SIGNED_FILE: &str = "self-signed.pem";
 const SELF_SIGNED_DAYS: u32 = 397;
 const SELF_SIGNED_LEFT_SECS: u64 = 30 * 86_400;
 const SELF_SIGNED_TICK: Duration = Duration::from_secs(3600);
+/// How long before its end a certificate from files should have been renewed: certbot does it 30
+/// days before, of a life of 90. Of a shorter one, a sixth of its life.
+const ENDING_SECS: u64 = 14 * 86_400;
+/// How often the log says that it was not.
+const WARNING_TICK: Duration = Duration::from_secs(86_400);
 /// How often the files are looked at; they are read when two looks agree.
 const FILES_TICK: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_near_its_end_is_told_of_in_proportion_to_its_life() {
+        let start = 1_767_225_600;
+        let ending = |days: u32, left_secs: u64| {
+            let names = ["live.example".to_owned()];
+            let (chain, key) = tls::self_signed(&names, start, days).expect("a certificate");
+            let pair = Pair::from_pem(&chain, key.expose(), Trust::Trusted).expect("a pair");
+            let end = start + u64::from(days) * 86_400;
+            super::ending(&pair, end - left_secs).map(|trouble| trouble.reason)
+        };
+        assert_eq!(ending(397, 15 * 86_400), None);
+        let near = Some("the certificate ends in 13 days".to_owned());
+        assert_eq!(ending(397, 14 * 86_400 - 60), near);
+        assert_eq!(ending(6, 25 * 3600), None, "it is renewed often");
+        assert_eq!(ending(6, 23 * 3600), Some("the certificate ends in 23 hours".to_owned()));
+        assert_eq!(ending(397, 0), Some("the certificate has expired".to_owned()));
+    }
+
+    #[test]
+    fn the_log_is_told_of_an_end_once_a_day_and_when_it_has_come() {
+        let told = |reason: &str| Trouble {
+            reason: reason.to_owned(),
+            likely_cause: None,
+            next_try: None,
+        };
+        let mut warned = None;
+        warn_of(Some(&told("the certificate ends in 2 minutes")), &mut warned);
+        let first = warned.expect("it was told");
+        warn_of(Some(&told("the certificate ends in a minute")), &mut warned);
+        assert_eq!(warned, Some(first), "not again on the same day");
+        warn_of(Some(&told("the certificate has expired")), &mut warned);
+        assert_ne!(warned, Some(first));
+        warn_of(None, &mut warned);
+        assert_eq!(warned, None, "another is another matter");
+    }
+}

@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{Error, certificates, options, report, state};
-use crate::config::{Environment, Loaded};
+use crate::config::{Config, Environment, Loaded};
 use crate::credentials::SharedSecrets;
 use crate::doctor::{self, Report};
 use crate::metrics::Metrics;
 use crate::net::{Now, interface_addresses};
 use crate::telemetry::Secret;
-use crate::tls::Certificates;
+use crate::tls::{Certificates, Trust};
 use crate::web::TurnListener;
 
 /// What `turncast doctor` prints: of the daemon that runs with this state directory.
@@ -37,22 +37,32 @@ pub fn doctor(loaded: &Loaded, environment: &Environment) -> Result<Report, Erro
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let mut report = runtime.block_on(doctor::examine(asked(loaded, urls, secret, host)));
-    report.note =
-        pages.filter(|_| loaded.config.is_https() && certificates.is_none()).map(|pages| {
-            format!(
-                "{pages}/: the certificate is self-signed, so browsers show a full-page warning \
-                 first; `turncast check` says why there is no other"
-            )
-        });
+    let secrets = secrets(loaded, secret);
+    let mut report = runtime.block_on(doctor::examine(asked(urls, secrets, host)));
+    report.note = note(&loaded.config, pages, certificates.as_ref());
     runtime.shutdown_background();
     Ok(report)
 }
 
-/// The visit after the start.
+/// What browsers will say of the pages, if they will.
+fn note(
+    config: &Config,
+    pages: Option<&str>,
+    certificates: Option<&Certificates>,
+) -> Option<String> {
+    let own = certificates.is_none_or(|held| held.served().trust() == Trust::SelfSigned);
+    pages.filter(|_| config.is_https() && own).map(|pages| {
+        format!(
+            "{pages}/: the certificate is self-signed, so browsers show a full-page warning \
+             first; `turncast check` says why there is no other"
+        )
+    })
+}
+
+/// The visit after the start, and those after it when browsers are told something else.
 pub(super) struct Visit {
     /// `None` when nobody wants it.
-    asked: Option<doctor::Options>,
+    patient: Option<Patient>,
     metrics: Arc<Metrics>,
     shown: watch::Sender<Value>,
 }
@@ -70,21 +80,45 @@ impl Visit {
         host: &[IpAddr],
         metrics: &Arc<Metrics>,
     ) -> Result<(Self, watch::Receiver<Value>), Error> {
-        let mut wanted = None;
+        let mut patient = None;
         if loaded.config.doctor_at_start {
-            let pages = report::pages(&loaded.config, web, host);
-            let urls = report::ice_urls(&loaded.config, pages.as_deref(), turn, served);
-            wanted = Some(asked(loaded, urls, doctors_secret(directory)?, host.to_vec()));
+            patient = Some(Patient {
+                config: loaded.config.clone(),
+                pages: report::pages(&loaded.config, web, host),
+                turn: turn.to_vec(),
+                served: served.cloned(),
+                secrets: secrets(loaded, doctors_secret(directory)?),
+                host: host.to_vec(),
+            });
         }
         let (shown, seen) = watch::channel(Value::Null);
-        Ok((Self { asked: wanted, metrics: Arc::clone(metrics), shown }, seen))
+        Ok((Self { patient, metrics: Arc::clone(metrics), shown }, seen))
     }
 
-    /// Looks at every URL once, and tells log, metrics and `/healthz`.
+    /// Looks at every URL once, and again when a certificate has come by which browsers are told
+    /// others: the first one of an authority does so.
     pub(super) async fn pay(self) {
-        let Some(asked) = self.asked else { return };
+        let Some(patient) = &self.patient else { return };
+        // Before the URLs are asked for, so that no change is missed.
+        let mut installs = patient.served.as_ref().map(Certificates::installs);
+        loop {
+            let urls = patient.urls();
+            self.look_at(patient, urls.clone()).await;
+            while patient.urls() == urls {
+                let Some(installs) = &mut installs else { return };
+                if installs.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Looks at these URLs, and tells log, metrics and `/healthz`.
+    async fn look_at(&self, patient: &Patient, urls: Vec<String>) {
         self.shown.send_replace(json!({ "state": "running" }));
-        let report = doctor::examine(asked).await;
+        let (secrets, host) = (patient.secrets.clone(), patient.host.clone());
+        let mut report = doctor::examine(asked(urls, secrets, host)).await;
+        report.note = note(&patient.config, patient.pages.as_deref(), patient.served.as_ref());
         for finding in &report.findings {
             self.metrics.diagnosis(finding.diagnosis);
             let (listener, code) = (&finding.url, finding.diagnosis.text());
@@ -101,14 +135,29 @@ impl Visit {
     }
 }
 
-fn asked(
-    loaded: &Loaded,
-    urls: Vec<String>,
-    secret: Secret<String>,
+/// The running daemon, as far as the doctor has to know it.
+struct Patient {
+    config: Config,
+    pages: Option<String>,
+    turn: Vec<TurnListener>,
+    served: Option<Certificates>,
+    secrets: SharedSecrets,
     host: Vec<IpAddr>,
-) -> doctor::Options {
-    let hashes = options::shared_secrets(loaded);
-    let secrets = SharedSecrets::new(vec![secret]).hashed_as(&hashes);
+}
+
+impl Patient {
+    /// The URLs that browsers are told now.
+    fn urls(&self) -> Vec<String> {
+        report::ice_urls(&self.config, self.pages.as_deref(), &self.turn, self.served.as_ref())
+    }
+}
+
+/// What signs the doctor's credentials, with the hashes that the relay takes.
+fn secrets(loaded: &Loaded, secret: Secret<String>) -> SharedSecrets {
+    SharedSecrets::new(vec![secret]).hashed_as(&options::shared_secrets(loaded))
+}
+
+fn asked(urls: Vec<String>, secrets: SharedSecrets, host: Vec<IpAddr>) -> doctor::Options {
     let expiry_unix_secs = Now::read().unix_secs + CREDENTIAL_SECS;
     doctor::Options { urls, secrets, expiry_unix_secs, host, step: doctor::STEP }
 }

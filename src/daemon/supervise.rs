@@ -40,7 +40,7 @@ impl Signals {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => {
-                    warn!("SIGHUP: certificates are loaded again; other changes need a restart");
+                    warn!("SIGHUP: the certificate is looked at; other changes need a restart");
                     reload.notify_one();
                 }
                 _ = self.interrupt.recv() => return,

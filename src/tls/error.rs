@@ -88,6 +88,8 @@ pub enum Error {
         path: PathBuf,
         /// How far ahead.
         ahead: String,
+        /// From when on it is valid, in seconds since 1970.
+        from: u64,
     },
     /// The TLS library refuses the pair for another reason.
     #[error(

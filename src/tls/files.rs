@@ -119,7 +119,9 @@ fn check_time(path: &Path, leaf: &[u8], unix_secs: u64) -> Result<(), Error> {
         return Err(Error::Expired { path: path.to_owned(), ago });
     }
     if now < not_before {
-        return Err(Error::NotYetValid { path: path.to_owned(), ahead: span(not_before - now) });
+        let (path, ahead) = (path.to_owned(), span(not_before - now));
+        let from = u64::try_from(not_before).unwrap_or(0);
+        return Err(Error::NotYetValid { path, ahead, from });
     }
     Ok(())
 }

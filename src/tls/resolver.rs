@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 
 use super::{Error, Pair, Trust, pair};
 use crate::net::Now;
@@ -24,6 +25,7 @@ struct Inner {
     served: RwLock<Pair>,
     source: &'static str,
     trouble: RwLock<Option<Trouble>>,
+    installs: watch::Sender<()>,
     /// Keyed by the name that the authority sends as SNI; there are as many as a certificate has
     /// names, and only while an order is open.
     challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
@@ -33,8 +35,13 @@ impl Certificates {
     /// Serves `pair` until another one is installed. `source` is the word of `tls.mode` for where
     /// it comes from.
     pub fn new(pair: Pair, source: &'static str) -> Self {
-        let (trouble, challenges) = (RwLock::default(), RwLock::default());
-        Self(Arc::new(Inner { served: RwLock::new(pair), source, trouble, challenges }))
+        Self(Arc::new(Inner {
+            served: RwLock::new(pair),
+            source,
+            trouble: RwLock::default(),
+            installs: watch::Sender::default(),
+            challenges: RwLock::default(),
+        }))
     }
 
     /// The word of `tls.mode` for where it comes from, or will come from.
@@ -55,6 +62,12 @@ impl Certificates {
     /// Serves `pair` to every connection that comes from now on.
     pub fn install(&self, pair: Pair) {
         *self.0.served.write().unwrap_or_else(PoisonError::into_inner) = pair;
+        self.0.installs.send_replace(());
+    }
+
+    /// Changes whenever a pair is installed from now on.
+    pub fn installs(&self) -> watch::Receiver<()> {
+        self.0.installs.subscribe()
     }
 
     /// The pair that is served now.
@@ -62,17 +75,18 @@ impl Certificates {
         self.0.served.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What clients think of the pair that is served now.
-    pub fn trust(&self) -> Trust {
-        self.served().trust()
+    /// Whether clients trust the pair that is served now, for the hosts that it is for. One that
+    /// could not be renewed in time ends while it is served.
+    pub fn are_trusted(&self) -> bool {
+        let served = self.served();
+        let lasts = served.not_after().is_none_or(|end| end > Now::read().unix_secs);
+        served.trust() == Trust::Trusted && lasts
     }
 
     /// Whether a client that asks for `host`, a name or an IP address without brackets, will trust
-    /// the pair that is served now. One that could not be renewed in time ends while it is served.
+    /// the pair that is served now.
     pub fn are_trusted_for(&self, host: &str) -> bool {
-        let served = self.served();
-        let lasts = served.not_after().is_none_or(|end| end > Now::read().unix_secs);
-        served.trust() == Trust::Trusted && lasts && served.covers(host)
+        self.are_trusted() && self.served().covers(host)
     }
 
     /// Answers a challenge by tls-alpn-01 (RFC 8737) for the SNI `name` with this certificate and

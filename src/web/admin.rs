@@ -16,7 +16,7 @@ use super::host::{Host, Refused};
 use super::{Limits, http, router};
 use crate::edge;
 use crate::metrics::{Heartbeats, Metrics, Refusal};
-use crate::tls::{Certificates, Trust};
+use crate::tls::Certificates;
 
 /// How the operator's listener behaves.
 #[derive(Debug, Clone, Default)]
@@ -127,7 +127,7 @@ fn certificate(certificates: &Certificates) -> serde_json::Value {
     });
     json!({
         "source": certificates.source(),
-        "trusted": served.trust() == Trust::Trusted,
+        "trusted": certificates.are_trusted(),
         "not_after": served.not_after(),
         "fingerprint": served.fingerprint(),
         "trouble": trouble,

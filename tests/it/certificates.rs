@@ -21,6 +21,23 @@ fn renew(directory: &Path, name: &str) -> rustls::pki_types::CertificateDer<'sta
     made.cert.der().clone()
 }
 
+/// The same for a certificate that is valid from so many seconds from now on until then.
+fn renew_for(
+    directory: &Path,
+    from: i64,
+    until: i64,
+) -> rustls::pki_types::CertificateDer<'static> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec![NAME.to_owned()]).expect("parameters");
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now + time::Duration::seconds(from);
+    params.not_after = now + time::Duration::seconds(until);
+    let made = params.self_signed(&key).expect("a certificate");
+    std::fs::write(directory.join("key.pem"), key.serialize_pem()).expect("a file");
+    std::fs::write(directory.join("cert.pem"), made.pem()).expect("a file");
+    made.der().clone()
+}
+
 /// What `/healthz` says of the certificate.
 pub(crate) fn health(daemon: &Daemon) -> Value {
     let (status, body) = get(daemon.admin(), "/healthz");
@@ -71,6 +88,50 @@ fn a_bad_pair_changes_nothing_but_is_told() {
     assert_eq!(https::served(daemon.https(), NAME), second);
     assert_eq!(health(&daemon)["trouble"], Value::Null);
     daemon.stop();
+}
+
+#[test]
+fn a_pair_that_comes_too_early_is_served_when_its_time_has_come() {
+    let setup = Setup::new(FILES);
+    let first = renew(setup.directory(), NAME);
+    let mut daemon = setup.start();
+    let early = renew_for(setup.directory(), 6, 3600);
+    daemon.signal("HUP");
+    let line = daemon.wait_for("the new certificate cannot be used; the old one stays");
+    assert!(line["why"].as_str().expect("a reason").contains("is valid only in"), "{line}");
+    assert_eq!(https::served(daemon.https(), NAME), first);
+    assert!(health(&daemon)["trouble"]["next_try"].is_u64());
+    // Nobody says anything.
+    daemon.wait_for("the certificate was read again");
+    assert_eq!(https::served(daemon.https(), NAME), early);
+    assert_eq!(health(&daemon)["trouble"], Value::Null);
+    daemon.stop();
+}
+
+#[test]
+fn a_certificate_that_nobody_renews_is_told_of_before_its_end_and_after() {
+    let setup = Setup::new(FILES);
+    renew_for(setup.directory(), -3600, 9);
+    let check = setup.printed(&["check"]);
+    assert!(check.contains("warning: the certificate ends in a minute"), "{check}");
+    let mut daemon = setup.start();
+    let line = daemon.wait_for("the certificate was not renewed");
+    assert_eq!(line["why"], "the certificate ends in a minute");
+    let told = health(&daemon);
+    assert_eq!(told["trusted"], true);
+    assert_eq!(told["trouble"]["reason"], "the certificate ends in a minute");
+    let line = daemon.wait_for("the certificate was not renewed");
+    assert_eq!(line["why"], "the certificate has expired");
+    let told = health(&daemon);
+    assert_eq!(told["trusted"], false);
+    assert_eq!(told["trouble"]["reason"], "the certificate has expired");
+    renew(setup.directory(), NAME);
+    daemon.signal("HUP");
+    daemon.wait_for("the certificate was read again");
+    assert_eq!(health(&daemon)["trusted"], true);
+    daemon.stop();
+    let check = setup.printed(&["check"]);
+    assert!(!check.contains("warning: the certificate"), "{check}");
 }
 
 #[test]

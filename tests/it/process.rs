@@ -84,7 +84,7 @@ fn assert_one_sentence(output: &std::process::Output, parts: &[&str]) {
 fn sighup_ends_nothing_and_says_what_it_cannot_do() {
     let mut daemon = Setup::new("").start();
     daemon.signal("HUP");
-    daemon.wait_for("SIGHUP: certificates are loaded again; other changes need a restart");
+    daemon.wait_for("SIGHUP: the certificate is looked at; other changes need a restart");
     daemon.signal("INT");
     assert!(daemon.wait().success(), "SIGINT ends in order too");
 }

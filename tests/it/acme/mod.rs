@@ -2,7 +2,9 @@
 //! pebble does not know.
 
 mod address;
+mod load;
 mod pebble;
+mod refusals;
 mod stub;
 mod stub_tests;
 
@@ -20,7 +22,10 @@ use crate::harness::{DEADLINE, Daemon, Setup};
 use crate::https;
 
 pub(crate) const NAME: &str = "live.example.org";
+/// Both challenges, where one is written between quotes.
+const BOTH: &str = "tls-alpn-01\", \"http-01";
 const ISSUED: &str = "the authority has issued a certificate";
+const NOT_FOUND: &str = "the authority did not find its challenge";
 const REFUSED: &str = "no certificate from the authority";
 
 /// A daemon that asks the authority at `directory` for a certificate for `host`, and that listens
@@ -136,6 +141,42 @@ fn a_host_that_leads_elsewhere_is_named_as_the_likely_cause() {
     assert!(why.contains("refused") && why.contains("(connection)"), "{why}");
     assert!(likely.contains("TCP port 80 of live.example.org is closed"), "{likely}");
     daemon.stop();
+}
+
+#[test]
+fn a_failure_about_something_else_costs_no_challenge() {
+    let own = Address::new();
+    let (port, closed) = (own.free_port(), own.free_port());
+    let mut pebble = Pebble::prepare(&own, port, &[]);
+    pebble.looks_for("http", closed);
+    let setup = setup(&own, NAME, pebble.directory(), port, BOTH)
+        .variable("TURNCAST__ACME__RETRY_SECS", "86400");
+    let mut daemon = setup.start();
+    // The authority is down.
+    daemon.wait_for(REFUSED);
+    pebble.run();
+    daemon.signal("HUP");
+    wait_until_trusted(&mut daemon, &pebble, NAME);
+    let log = daemon.stop();
+    assert!(!log.contains("port 80") && !log.contains(NOT_FOUND), "{log}");
+}
+
+#[test]
+fn the_challenge_that_was_passed_is_the_first_at_the_renewal() {
+    let own = Address::new();
+    let (port, closed) = (own.free_port(), own.free_port());
+    // It forgets what it has seen, and has to look again.
+    let mut pebble = Pebble::prepare(&own, port, &[("PEBBLE_AUTHZREUSE", "0")]);
+    pebble.looks_for("tls", closed);
+    pebble.certificates_last(12);
+    pebble.run();
+    let setup = setup(&own, NAME, pebble.directory(), port, BOTH);
+    let mut daemon = setup.start();
+    assert_eq!(daemon.wait_for(NOT_FOUND)["method"], "tls-alpn-01");
+    daemon.wait_for(ISSUED);
+    daemon.wait_for(ISSUED);
+    let log = daemon.stop();
+    assert_eq!(log.matches(NOT_FOUND).count(), 1, "{log}");
 }
 
 #[test]

@@ -67,6 +67,11 @@ impl Pebble {
         self.config["pebble"]["certificateValidityPeriod"] = secs.into();
     }
 
+    /// Looks for challenges by `http` or `tls` at another port.
+    pub(super) fn looks_for(&mut self, kind: &str, port: u16) {
+        self.config["pebble"][format!("{kind}Port")] = port.into();
+    }
+
     /// Starts it and waits until it answers.
     pub(super) fn run(&mut self) {
         let path = self.directory.path().join("pebble.json");

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
 use base64::Engine as _;
@@ -33,14 +34,25 @@ struct Script {
     windows: Vec<(String, String)>,
     /// The Retry-After of an answer when to renew.
     ask_again: Option<u64>,
-    /// Answers every order with this status, problem and Retry-After.
-    refusal: Option<(u16, Value, u64)>,
+    /// Answers these orders, counted from the first one, with this status, problem and
+    /// Retry-After.
+    refusal: Option<(Range<usize>, u16, Value, u64)>,
+    orders: usize,
     serial: u64,
     request: Vec<u8>,
     chain: String,
 }
 
 impl Script {
+    /// Counts an order, and gives the refusal if it is to be refused.
+    fn order(&mut self) -> Option<(u16, String, String)> {
+        self.orders += 1;
+        let (which, status, problem, after) = self.refusal.as_ref()?;
+        let text = problem.as_str().map_or_else(|| problem.to_string(), str::to_owned);
+        let headers = format!("Retry-After: {after}\r\n");
+        which.contains(&(self.orders - 1)).then_some((*status, headers, text))
+    }
+
     /// The answer to a question when to renew.
     fn window(&mut self) -> (u16, String, String) {
         let window = match self.windows.len() {
@@ -112,9 +124,25 @@ impl Stub {
         self.lock().ask_again = Some(secs);
     }
 
-    /// Refuses every order from now on.
+    /// Refuses every order from now on. A problem that is a text is no JSON.
     pub(super) fn refuse(&self, status: u16, problem: Value, retry_after: u64) {
-        self.lock().refusal = Some((status, problem, retry_after));
+        self.refuse_orders(0..usize::MAX, status, problem, retry_after);
+    }
+
+    /// Refuses some orders, counted from the first one.
+    pub(super) fn refuse_orders(
+        &self,
+        which: Range<usize>,
+        status: u16,
+        problem: Value,
+        retry_after: u64,
+    ) {
+        self.lock().refusal = Some((which, status, problem, retry_after));
+    }
+
+    /// Refuses nothing any more.
+    pub(super) fn accept(&self) {
+        self.lock().refusal = None;
     }
 
     /// Everything that was asked so far for a path that begins so.
@@ -189,12 +217,9 @@ impl Stub {
             }
             "/nonce" => (200, String::new(), String::new()),
             "/account" => (201, location("/account/1"), json!({ "status": "valid" }).to_string()),
-            "/new-order" => match &script.refusal {
-                Some((status, problem, after)) => {
-                    (*status, format!("Retry-After: {after}\r\n"), problem.to_string())
-                }
-                None => (201, location("/order"), order("ready", &payload["replaces"])),
-            },
+            "/new-order" => script
+                .order()
+                .unwrap_or_else(|| (201, location("/order"), order("ready", &payload["replaces"]))),
             "/authz" => {
                 let authorization = json!({
                     "identifier": { "type": "dns", "value": "live.example.org" },

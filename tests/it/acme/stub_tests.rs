@@ -9,10 +9,10 @@ use crate::certificates::health;
 use crate::harness::Setup;
 use crate::https;
 
-const PAST: (&str, &str) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
-const FUTURE: (&str, &str) = ("2099-01-01T00:00:00Z", "2099-01-02T00:00:00Z");
+pub(super) const PAST: (&str, &str) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+pub(super) const FUTURE: (&str, &str) = ("2099-01-01T00:00:00Z", "2099-01-02T00:00:00Z");
 
-fn asking(own: &Address, host: &str, stub: &Stub) -> Setup {
+pub(super) fn asking(own: &Address, host: &str, stub: &Stub) -> Setup {
     setup(own, host, &stub.directory(), own.free_port(), "tls-alpn-01")
 }
 
@@ -93,7 +93,9 @@ fn a_rate_limit_is_respected_even_by_a_restart() {
     assert!(line["next_try"].to_string().starts_with("\"in "), "{}", line["next_try"]);
     // A reload does not make it impatient.
     daemon.signal("HUP");
-    daemon.wait_for("SIGHUP: certificates are loaded again; other changes need a restart");
+    daemon.wait_for("SIGHUP: the certificate is looked at; other changes need a restart");
+    let line = daemon.wait_for("the authority has told us to wait; it is not asked before that");
+    assert!(line["next_try"].as_str().expect("a time").starts_with("in "), "{line}");
     daemon.stop();
     let check = setup.printed(&["check"]);
     assert!(check.contains("too many certificates already issued"), "{check}");
