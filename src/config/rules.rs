@@ -99,8 +99,8 @@ fn proxy(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Notes that `address` is used, and refuses a second use. A wildcard uses its port on every address
-/// of its family.
+/// Notes that `address` is used, and refuses a second use. A wildcard uses its port on every
+/// address of its family.
 fn claim<'k>(
     key: &'k str,
     address: SocketAddr,

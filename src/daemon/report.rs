@@ -220,6 +220,27 @@ fn would_be_bound(urls: Vec<(String, &'static str)>) -> String {
     text
 }
 
+/// A line for each TURN URL; where the certificate is not known, for what it could be.
+fn turn_urls(
+    config: &Config,
+    pages: Option<&str>,
+    turn: &[TurnListener],
+    certificate: &Look,
+) -> String {
+    let urls = ice_urls(config, pages, turn, certificate.served.as_ref());
+    let certified = match &certificate.unread {
+        Some(_) if config.tls_mode() == TlsMode::Acme => {
+            ice_urls_when(config, pages, turn, |_| true)
+        }
+        _ => urls.clone(),
+    };
+    let line = |(url, certified): (&String, &String)| match url == certified {
+        true => format!("  TURN          {url}\n"),
+        false => format!("  TURN          {certified}\n   or           {url}: not known\n"),
+    };
+    urls.iter().zip(&certified).map(line).collect()
+}
+
 /// What `turncast check` prints.
 pub(super) fn check(
     loaded: &Loaded,
@@ -259,19 +280,7 @@ pub(super) fn check(
         text += &format!("  pages         {pages}/\n");
     }
     let turn = options::reached(config, &listeners.web, &listeners.turn);
-    let urls = ice_urls(config, pages.as_deref(), &turn, certificate.served.as_ref());
-    let certified = match &certificate.unread {
-        Some(_) if config.tls_mode() == TlsMode::Acme => {
-            ice_urls_when(config, pages.as_deref(), &turn, |_| true)
-        }
-        _ => urls.clone(),
-    };
-    for (url, certified) in urls.iter().zip(&certified) {
-        text += &match url == certified {
-            true => format!("  TURN          {url}\n"),
-            false => format!("  TURN          {certified}\n   or           {url}: not known\n"),
-        };
-    }
+    text += &turn_urls(config, pages.as_deref(), &turn, certificate);
     for address in relay {
         text += &format!("  relayed from  {}\n", address.public);
     }

@@ -47,9 +47,9 @@ fn entry_address(entry: &str) -> Option<IpAddr> {
 }
 
 /// Whether the browser's own connection is encrypted: ours, or that to a trusted proxy, which
-/// says so in `X-Forwarded-Proto`. A proxy that has sent a PROXY header is trusted already. If that
-/// one passes on bytes, the word is the client's own: it talks itself out of being led to HTTPS, and
-/// nobody else. Not to believe it would break the pages of a proxy that ends HTTPS and sends both.
+/// says so in `X-Forwarded-Proto`. A proxy that has sent a PROXY header is trusted already. If
+/// that one passes on bytes, the word is the client's own: it talks itself out of being led to
+/// HTTPS, and nobody else. Not to believe it would break a proxy that ends HTTPS and sends both.
 pub(super) fn is_secure(headers: &HeaderMap, peer: Peer, trusted: &[Prefix]) -> bool {
     let remote = peer.remote.ip().to_canonical();
     let is_trusted = peer.proxy.is_some() || trusted.iter().any(|proxy| proxy.contains(remote));
