@@ -33,7 +33,8 @@ enum Command {
     ///
     /// Prints what would be bound, what browsers would be told, the certificate, the
     /// ports to open, and warnings. Binds nothing. Ends with 2 when the daemon would
-    /// refuse the configuration.
+    /// refuse the configuration. Run it as root, or as the user of the daemon, so that
+    /// it can read the state directory, where the certificate of an authority is.
     #[command(verbatim_doc_comment)]
     Check,
     /// Relays a packet, and says what to do when it does not arrive.
@@ -128,8 +129,9 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         None | Some(Command::Run) => Ok(daemon::run(&loaded, &environment)?),
         Some(Command::Check) => {
-            let report = daemon::check(&loaded, &environment)?;
-            print(&report)
+            let daemon::Checked { text, refusal } = daemon::check(&loaded, &environment)?;
+            print(&text)?;
+            refusal.map_or(Ok(()), |error| Err(error.into()))
         }
         Some(Command::Doctor { json }) => {
             let report = daemon::doctor(&loaded, &environment)?;
@@ -145,7 +147,11 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             print(&format!("{link}\n"))
         }
         Some(Command::Credentials { name, ttl }) => {
-            let credential = daemon::credential(&loaded, &environment, name, *ttl)?;
+            let (credential, note) = daemon::credential(&loaded, &environment, name, *ttl)?;
+            if let Some(note) = note {
+                // The answer is for a program, and goes on without it.
+                let _ = writeln!(std::io::stderr(), "note: {note}");
+            }
             print(&format!("{credential}\n"))
         }
         Some(Command::Config { command: ConfigCommand::Example }) => Ok(()),

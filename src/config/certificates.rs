@@ -6,7 +6,7 @@ use super::keys::Config;
 use super::load::Findings;
 use super::problem::Problem;
 use super::rules::is_loopback;
-use super::values::{Host, TlsMode, TurnListen, TurnScheme, Written, written};
+use super::values::{ChallengeKind, Host, TlsMode, TurnListen, TurnScheme, Written, written};
 use crate::net::{Reach, reach};
 
 impl Config {
@@ -33,14 +33,32 @@ fn has_public_host(config: &Config) -> bool {
         Host::Auto => false,
         Host::Is(host) => match host.ip() {
             Some(ip) => reach(ip.to_canonical()) == Reach::Public,
-            None => host.text().rsplit_once('.').is_some_and(|(_, last)| !PRIVATE.contains(&last)),
+            // No authority takes a name with `_`.
+            None => host
+                .text()
+                .rsplit_once('.')
+                .is_some_and(|(_, last)| !PRIVATE.contains(&last) && !host.text().contains('_')),
         },
     }
 }
 
-/// Top-level domains that are nobody's (RFC 6761, RFC 6762, RFC 8375, and what ICANN reserves).
-const PRIVATE: [&str; 8] =
-    ["arpa", "example", "internal", "invalid", "local", "localhost", "onion", "test"];
+/// Top-level domains that are nobody's: RFC 6761, RFC 6762, RFC 8375, what ICANN reserves or gives
+/// to nobody for the trouble that it would make, and what routers call the network at home.
+const PRIVATE: [&str; 13] = [
+    "arpa",
+    "corp",
+    "example",
+    "home",
+    "internal",
+    "invalid",
+    "lan",
+    "local",
+    "localdomain",
+    "localhost",
+    "mail",
+    "onion",
+    "test",
+];
 
 /// Checks `[tls]` and `[acme]`.
 pub(super) fn check(config: &Config, findings: &mut Findings) {
@@ -144,6 +162,44 @@ fn authority(config: &Config, findings: &mut Findings) {
         };
         let problem = Problem::new(format!("no authority is asked: {why}"));
         findings.warn("acme.accept_terms", problem);
+    }
+    if config.tls_mode() == TlsMode::Acme {
+        unreachable(config, findings);
+    }
+}
+
+/// Warns of what no authority can look at: it comes to port 443 (tls-alpn-01) or 80 (http-01) of
+/// `public_host`, and to no other.
+fn unreachable(config: &Config, findings: &mut Findings) {
+    let is_public_authority = config.acme.directory.text().contains("letsencrypt.org");
+    if let Host::Is(host) = &config.public_host
+        && is_public_authority
+        && !has_public_host(config)
+    {
+        let title = format!("no authority of the Internet certifies {}", host.text());
+        let help = "set public_host to a name or address that the world can reach, or \
+                    acme.directory to an authority of your network";
+        findings.warn("tls.mode", Problem::new(title).help(help));
+    }
+    // What a forwarder or a proxy makes of port 80 is not known here.
+    let forwarded = config.public_ports.tcp;
+    let passes_80 = forwarded.is_some() || !config.web.trusted_proxies.is_empty();
+    let listens =
+        |port: u16| config.web.listen.iter().any(|a| a.port() == port && !is_loopback(a.ip()));
+    let can = |kind: &ChallengeKind| match kind {
+        ChallengeKind::TlsAlpn01 => forwarded.map_or(listens(443), |port| port == 443),
+        ChallengeKind::Http01 => passes_80 || listens(80),
+    };
+    if !config.acme.challenges.is_empty() && !config.acme.challenges.iter().any(can) {
+        let port = |kind: &ChallengeKind| match kind {
+            ChallengeKind::TlsAlpn01 => "tls-alpn-01 needs TCP port 443",
+            ChallengeKind::Http01 => "http-01 needs TCP port 80",
+        };
+        let ports: Vec<&str> = config.acme.challenges.iter().map(port).collect();
+        let title = format!("no authority can look at us: {}", ports.join(", "));
+        let help = "add such a listener to web.listen; where a forwarder leads port 443 to one of \
+                    them, set public_ports.tcp = 443";
+        findings.warn("acme.challenges", Problem::new(title).help(help));
     }
 }
 

@@ -59,7 +59,8 @@ section! {
     /// ours than those that we listen on. What browsers are told goes by these.
     PublicPorts {
         /// The TCP port that leads to a listener of [web] byte by byte, TLS included: for pages and
-        /// for TURN over TLS and TCP. 0: none does, such as behind a proxy that ends HTTPS.
+        /// for TURN over TLS and TCP. 0: none does, such as behind a proxy that ends HTTPS; then
+        /// TCP and TLS of turn.listen are told.
         tcp: Option<u16> = Unset("443"), Whole(0, 65_535);
         /// The UDP port that leads to a listener of [turn]. 0: none does.
         udp: Option<u16> = Unset("3478"), Whole(0, 65_535);

@@ -99,21 +99,34 @@ fn proxy(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Notes that `address` is used, and refuses a second use.
+/// Notes that `address` is used, and refuses a second use. A wildcard uses its port on every
+/// address of its family.
 fn claim<'k>(
     key: &'k str,
     address: SocketAddr,
     taken: &mut Vec<(&'k str, SocketAddr)>,
     findings: &mut Findings,
 ) {
-    let clash = taken.iter().find(|(_, other)| address.port() != 0 && *other == address);
-    if let Some((other, _)) = clash {
-        let title = if *other == key {
-            format!("{address} stands there twice")
-        } else {
-            format!("{address} is in use by {other} already")
+    let covers = |wide: &SocketAddr, other: &SocketAddr| {
+        wide.ip().is_unspecified() && wide.is_ipv4() == other.is_ipv4()
+    };
+    let clashes = |(_, other): &&(&str, SocketAddr)| {
+        let same = *other == address || covers(other, &address) || covers(&address, other);
+        address.port() != 0 && other.port() == address.port() && same
+    };
+    if let Some((other, first)) = taken.iter().find(clashes) {
+        let title = match (*first == address, *other == key) {
+            (true, true) => format!("{address} stands there twice"),
+            (true, false) => format!("{address} is in use by {other} already"),
+            (false, true) => format!("{address} and {first} are one port"),
+            (false, false) => format!("{address} and {first} of {other} are one port"),
         };
         let mut problem = Problem::new(title);
+        if *first != address {
+            let wide = if first.ip().is_unspecified() { *first } else { address };
+            let help = format!("{wide} is every address of this machine; keep one of the two");
+            problem = problem.help(help);
+        }
         if *other == "web.listen" && key == "turn.listen" {
             problem = problem.help("a listener of [web] takes TURN over TCP and TLS already");
         }

@@ -196,6 +196,12 @@ impl Written for HostName {
                 && !label.ends_with('-')
         };
         let stem = name.strip_suffix('.').unwrap_or(name);
+        if !name.is_ascii() && name.chars().all(|c| c.is_alphanumeric() || "-.".contains(c)) {
+            return Err(format!(
+                "a name with other letters than a-z stands here in the form that the DNS knows, \
+                 which begins with xn--; `idn2 {name}` prints it"
+            ));
+        }
         if stem.len() > 253 || !stem.split('.').all(label) {
             return Err("neither a host name nor an IP address".to_owned());
         }

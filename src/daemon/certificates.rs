@@ -4,6 +4,7 @@
 //! opened, if only a self-signed certificate; [`Certificate::keep_fresh`] then looks after it for
 //! ever: files that change, a certificate of our own that ends, an authority that is asked.
 
+use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -346,7 +347,7 @@ fn authority(loaded: &Loaded) -> Result<acme::Options, Error> {
         Some(path) => {
             let path = loaded.locate(path);
             let read = std::fs::read_to_string(&path);
-            Some(read.map_err(|source| tls::Error::Read { path, source })?)
+            Some(read.map_err(|source| Error::RootCertificate { path, source })?)
         }
         None => None,
     };
@@ -430,6 +431,8 @@ pub(super) struct Look {
     pub(super) served: Option<Certificates>,
     /// What `turncast check` says of it.
     pub(super) lines: Vec<String>,
+    /// Why it is not known what the daemon would serve: the state directory cannot be read.
+    pub(super) unread: Option<String>,
 }
 
 /// Looks at the certificate without making one or asking anybody.
@@ -438,7 +441,14 @@ pub(super) struct Look {
 /// [`Error::Tls`] when files are configured and cannot be used.
 pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Error> {
     let own = "browsers show a full-page warning before the first page";
-    let kept = |name: &str| state::kept(directory?, name).ok().flatten();
+    let unread = RefCell::new(None);
+    let kept = |name: &str| match state::kept(directory?, name) {
+        Ok(text) => text,
+        Err(err) => {
+            unread.replace(Some(format!("the state directory cannot be read: {}", chain(&err))));
+            None
+        }
+    };
     let mut lines = Vec::new();
     let mut served = None;
     match loaded.config.tls_mode() {
@@ -474,6 +484,8 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
                     served = Some(Certificates::new(pair, "acme"));
                     line
                 }
+                // What keeps it from being read is told below.
+                None if unread.borrow().is_some() => "not known whether there is one".to_owned(),
                 None => format!("none yet; until then a self-signed one: {own}"),
             });
             if let Some(failure) = acme::last_failure(&asked, kept) {
@@ -490,7 +502,9 @@ pub(super) fn look(loaded: &Loaded, directory: Option<&Path>) -> Result<Look, Er
             }
         }
     }
-    Ok(Look { served, lines })
+    let unread = unread.into_inner();
+    lines.extend(unread.clone());
+    Ok(Look { served, lines, unread })
 }
 
 fn life(pair: &Pair) -> String {

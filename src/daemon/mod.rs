@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tracing::warn;
 
-use crate::config::{Environment, Loaded};
+use crate::config::{Environment, Loaded, TlsMode};
 use crate::credentials::Entropy;
 use crate::net::{Now, interface_addresses};
 use crate::turn::RelayAddress;
@@ -47,6 +47,15 @@ pub enum Error {
     /// The certificate.
     #[error("[tls]")]
     Tls(#[from] tls::Error),
+    /// The authority's own certificate.
+    #[error("acme.root_certificate: read {}", path.display())]
+    RootCertificate {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
     /// A listener of pages or metrics.
     #[error("bind {listener}: {source}{hint}")]
     Bind {
@@ -114,6 +123,7 @@ impl Error {
         matches!(
             self,
             Self::Tls(_)
+                | Self::RootCertificate { .. }
                 | Self::RelayAddress { .. }
                 | Self::NatDiscovery { .. }
                 | Self::NoSharedSecret
@@ -143,7 +153,8 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
     if let Some(why) = options::too_few_descriptors(&loaded.config, descriptors) {
         warn!(why, "the limit of open files is low");
     }
-    if let Some(why) = options::no_default_family(&loaded.config, &relay_addresses) {
+    let unfit = options::no_default_family(&loaded.config, &relay_addresses);
+    for why in unfit.into_iter().chain(options::relay_within(&loaded.config, &relay_addresses)) {
         warn!(why, "browsers are not relayed");
     }
     if let Some(why) = options::relay_among_peers(&loaded.config, &relay_addresses) {
@@ -165,11 +176,20 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
     result
 }
 
+/// What `turncast check` has to say.
+#[derive(Debug)]
+pub struct Checked {
+    /// What the configuration leads to, and warnings.
+    pub text: String,
+    /// Why the daemon would not start here, if that is known without trying.
+    pub refusal: Option<Error>,
+}
+
 /// What `turncast check` prints; binds nothing, makes nothing.
 ///
 /// # Errors
-/// [`Error`] when the daemon could not start for a reason that is known without trying.
-pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error> {
+/// [`Error`] when there is nothing to be said of what would be.
+pub fn check(loaded: &Loaded, environment: &Environment) -> Result<Checked, Error> {
     let directory = state::directory(loaded, environment).ok();
     let found = certificates::look(loaded, directory.as_deref())?;
     let host = interface_addresses().map_err(Error::Interfaces)?;
@@ -193,30 +213,28 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<String, Error
         ports: plan.ports(),
     };
     let mut text = report::check(loaded, known, allocations);
-    for error in foreign.into_iter().chain(unserved) {
-        text += &format!("\nwarning: {error}; the daemon would not start here\n");
-    }
-    if let Some(why) = options::too_few_descriptors(&loaded.config, descriptors) {
-        text += &format!("\nwarning: {why}\n");
-    }
-    if let Some(why) = options::no_default_family(&loaded.config, &relay) {
-        text += &format!("\nwarning: {why}\n");
-    }
-    if let Some(why) = options::relay_among_peers(&loaded.config, &relay) {
-        text += &format!("\nwarning: {why}\n");
-    }
-    if directory.is_none() {
-        text += &format!("\nwarning: {}\n", state::Error::Nowhere);
-    }
+    // The first is told as what it is, at the end.
+    let mut refusals = foreign.into_iter().chain(unserved);
+    let refusal = refusals.next();
+    let more = refusals.map(|error| format!("{error}; the daemon would not start here"));
+    let nowhere = directory.is_none().then(|| state::Error::Nowhere.to_string());
+    let mut warnings: Vec<String> = more
+        .chain(options::too_few_descriptors(&loaded.config, descriptors))
+        .chain(options::no_default_family(&loaded.config, &relay))
+        .chain(options::relay_within(&loaded.config, &relay))
+        .chain(options::relay_among_peers(&loaded.config, &relay))
+        .chain(nowhere)
+        .collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(Error::Runtime)?;
-    for warning in runtime.block_on(plan.warnings()) {
+    warnings.extend(runtime.block_on(plan.warnings()));
+    for warning in warnings {
         text.push('\n');
         text += &crate::doctor::in_lines(&warning, "warning: ");
     }
     // A look-up that takes too long is not waited for.
     runtime.shutdown_background();
-    Ok(text)
+    Ok(Checked { text, refusal })
 }
 
 /// The link that `turncast invite` prints; `rotate` makes a new key first.
@@ -242,7 +260,8 @@ pub fn invite(loaded: &Loaded, environment: &Environment, rotate: bool) -> Resul
     Ok(report::invite_link(&pages, &key))
 }
 
-/// What `turncast credentials` prints: a credential for `name` as RTCIceServer JSON.
+/// What `turncast credentials` prints: a credential for `name` as RTCIceServer JSON; and what is to
+/// be said beside, if anything.
 ///
 /// # Errors
 /// [`Error::NoSharedSecret`].
@@ -251,7 +270,7 @@ pub fn credential(
     environment: &Environment,
     name: &str,
     ttl_secs: Option<u32>,
-) -> Result<String, Error> {
+) -> Result<(String, Option<String>), Error> {
     let config = &loaded.config;
     let ttl_secs = ttl_secs.unwrap_or(config.turn.credential_ttl_secs);
     let expiry = Now::read().unix_secs.saturating_add(u64::from(ttl_secs));
@@ -264,13 +283,18 @@ pub fn credential(
     let asked = report::pages(config, &addresses, &host);
     // Where it cannot be read, nobody would trust it.
     let directory = state::directory(loaded, environment).ok();
-    let certificates = certificates::look(loaded, directory.as_deref()).ok().and_then(|l| l.served);
+    let look = certificates::look(loaded, directory.as_deref()).ok();
+    let unread = look.as_ref().and_then(|look| look.unread.as_ref());
+    let note = unread
+        .filter(|_| config.tls_mode() == TlsMode::Acme)
+        .map(|why| format!("TURN over TLS is left out, as the certificate is not known: {why}"));
+    let certificates = look.and_then(|look| look.served);
     let answer = serde_json::json!({
         "urls": report::ice_urls(config, asked.as_deref(), &turn, certificates.as_ref()),
         "username": credential.username,
         "credential": credential.password.expose(),
     });
-    Ok(answer.to_string())
+    Ok((answer.to_string(), note))
 }
 
 /// The local address among `relay` that is no address of this host. On loopback the whole

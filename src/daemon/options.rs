@@ -152,7 +152,8 @@ pub(super) fn turn_listen(config: &Config) -> Vec<TurnListener> {
 }
 
 /// Where browsers reach the relay, when it listens at `turn` and the pages at `web`: every listener
-/// of the pages takes TURN over TCP and TLS, too.
+/// of the pages takes TURN over TCP and TLS, too. `public_ports.tcp` stands for all of these; 0 is
+/// no port of the pages, behind a proxy that ends HTTPS, and leaves those of `turn`.
 pub(super) fn reached(
     config: &Config,
     web: &[SocketAddr],
@@ -172,13 +173,12 @@ pub(super) fn reached(
     pages.sort_by_key(|address| address.port() == HTTP_PORT);
     let stream = |transport| {
         let is_spoken = transport == Transport::Tcp || config.is_https();
+        let own = of(transport).map(|listener| listener.address);
         let addresses: Vec<SocketAddr> = match tcp {
+            Some(0) => own.collect(),
             Some(_) if is_spoken => forwarded(tcp).collect(),
             Some(_) => Vec::new(),
-            None => {
-                let pages = pages.iter().copied().filter(|_| is_spoken);
-                of(transport).map(|listener| listener.address).chain(pages).collect()
-            }
+            None => own.chain(pages.iter().copied().filter(|_| is_spoken)).collect(),
         };
         addresses.into_iter().map(move |address| TurnListener { transport, address })
     };
@@ -200,6 +200,15 @@ pub(super) fn pages_port(config: &Config, web: &[SocketAddr]) -> Option<u16> {
         (address.ip().to_canonical().is_loopback(), port != usual, port == HTTP_PORT)
     };
     forwarded.or_else(|| Some(web.iter().min_by_key(rank)?.port()))
+}
+
+/// The scheme of a listener of the pages.
+pub(super) fn pages_scheme(config: &Config, address: SocketAddr) -> &'static str {
+    // Plain HTTP is answered on every port; on this one nobody comes with anything else.
+    match config.is_https() && address.port() != HTTP_PORT {
+        true => "https",
+        false => "http",
+    }
 }
 
 /// Where plain HTTP is expected.
@@ -265,6 +274,20 @@ pub(super) fn no_default_family(config: &Config, relay: &[RelayAddress]) -> Opti
     })
 }
 
+/// What to warn of when others reach the relay, and its streams come from where they reach nothing.
+pub(super) fn relay_within(config: &Config, relay: &[RelayAddress]) -> Option<String> {
+    let is_here = |ip: IpAddr| ip.to_canonical().is_loopback();
+    let for_others = config.turn.listen.iter().any(|listen| !is_here(listen.address.ip()));
+    let first = relay.iter().map(|address| address.public).find(IpAddr::is_ipv4);
+    let first = first.or_else(|| Some(relay.first()?.public))?;
+    (for_others && relay.iter().all(|address| is_here(address.public))).then(|| {
+        format!(
+            "this machine has no address of a network, so streams are relayed from {first}, which \
+             nobody else reaches: set turn.relay_addresses, or give it its address before the start"
+        )
+    })
+}
+
 /// What to warn of when `turn.allow_peers` opens an address that streams are relayed from: nothing
 /// does.
 pub(super) fn relay_among_peers(config: &Config, relay: &[RelayAddress]) -> Option<String> {
@@ -313,3 +336,53 @@ fn reserved(config: &Config) -> u64 {
 
 /// Listeners of every worker, epoll and wake-up descriptors, log, lock.
 const OWN_DESCRIPTORS: u64 = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    fn loaded(text: &str) -> Loaded {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("turncast.toml");
+        std::fs::write(&path, text).expect("a file");
+        Loaded::read(Some(&path), &Environment::default()).expect("a configuration")
+    }
+
+    #[test]
+    fn a_relay_for_others_on_a_machine_without_a_network_is_warned_of() {
+        let told = |turn: &str, host: &[&str]| {
+            let host: Vec<IpAddr> = host.iter().map(|ip| ip.parse().expect("an address")).collect();
+            let config = loaded(&format!("[turn]\n{turn}\n")).config;
+            relay_within(&config, &super::super::addresses::relay_addresses(&config, &host))
+        };
+        let here = &["127.0.0.1", "::1"][..];
+        let text = told("listen = \"0.0.0.0:3478\"", here).expect("a warning");
+        assert!(text.contains("relayed from 127.0.0.1, which nobody else reaches"), "{text}");
+        assert!(told("listen = \"[::]:3478\"", here).is_some());
+        assert_eq!(told("listen = \"127.0.0.1:3478\"", here), None, "nobody else is meant");
+        assert_eq!(told("listen = \"0.0.0.0:3478\"", &["127.0.0.1", "10.0.0.5"]), None);
+        let pair = "relay_addresses = [\"203.0.113.9/127.0.0.1\"]";
+        assert_eq!(told(&format!("listen = \"0.0.0.0:3478\"\n{pair}"), here), None);
+    }
+
+    #[test]
+    fn behind_a_proxy_that_ends_https_the_ports_of_the_relay_are_told() {
+        let told = |ports: &str| {
+            let all = "[\"udp://0.0.0.0:3478\", \"tcp://0.0.0.0:3478\", \"tls://0.0.0.0:5349\"]";
+            let tls = "[tls]\ncertificate = \"c\"\nkey = \"k\"\n";
+            let text = format!("[turn]\nlisten = {all}\n[web]\nlisten = \"0.0.0.0:8080\"\n{tls}");
+            let config = loaded(&format!("{text}{ports}")).config;
+            let reached = reached(&config, &config.web.listen, &turn_listen(&config));
+            let shown = reached.iter().map(|turn| (turn.transport, turn.address.port()));
+            shown.collect::<Vec<_>>()
+        };
+        let (udp, tcp, tls) = (Transport::Udp, Transport::Tcp, Transport::Tls);
+        let own = [(udp, 3478), (tcp, 3478), (tls, 5349)];
+        assert_eq!(told("[public_ports]\ntcp = 0\n"), own);
+        assert_eq!(told("[public_ports]\ntcp = 0\nudp = 0\n"), own[1..]);
+        assert_eq!(told(""), [own[0], own[1], (tcp, 8080), own[2], (tls, 8080)]);
+        let forwarded = told("[public_ports]\ntcp = 443\n");
+        assert_eq!(forwarded, [own[0], (tcp, 443), (tcp, 443), (tls, 443), (tls, 443)]);
+    }
+}

@@ -47,8 +47,8 @@ impl Bound {
     /// # Errors
     /// [`Error::Bind`] names the listener.
     pub(super) fn bind(config: &Config) -> Result<Self, Error> {
-        let scheme = if config.is_https() { "https" } else { "http" };
-        let web = config.web.listen.iter().map(|address| bind(scheme, *address, RIVAL));
+        let scheme = |address| options::pages_scheme(config, address);
+        let web = config.web.listen.iter().map(|address| bind(scheme(*address), *address, RIVAL));
         let web = web.collect::<Result<_, _>>()?;
         let admin = config.admin.listen.iter().map(|address| bind("http", *address, RIVAL));
         Ok(Self { web, admin: admin.collect::<Result<_, _>>()? })

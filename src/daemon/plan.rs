@@ -4,7 +4,7 @@
 //! Nothing is bound and nobody is contacted but the system's resolver, which is asked for
 //! `public_host`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -83,7 +83,7 @@ impl Plan<'_> {
 
     /// What is to be said of this machine, each as one text.
     pub(super) async fn warnings(&self) -> Vec<String> {
-        let mut found: Vec<String> = self.public_host().await.into_iter().collect();
+        let mut found = self.public_host().await;
         let files = Path::new("/proc");
         found.extend(self.privileged(Privileges::read(files)));
         found.extend(self.unused_ipv6());
@@ -92,51 +92,61 @@ impl Plan<'_> {
         found
     }
 
-    /// Whether `public_host` leads here.
-    async fn public_host(&self) -> Option<String> {
-        let Host::Is(name) = &self.config.public_host else { return None };
+    /// Whether `public_host` leads here, and nowhere else: a browser may take any address of it.
+    async fn public_host(&self) -> Vec<String> {
+        let Host::Is(name) = &self.config.public_host else { return Vec::new() };
         let text = name.text();
         let found: Vec<IpAddr> = match name.ip() {
             Some(ip) => vec![ip],
             None => match timeout(LOOK_UP, lookup_host((text, 0))).await {
                 Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
                 Ok(Err(err)) => {
-                    return Some(format!(
+                    return vec![format!(
                         "public_host: the system's resolver finds no address of {text} ({err}); \
                          add it to the DNS, or no browser comes"
-                    ));
+                    )];
                 }
                 Err(_) => {
                     let secs = LOOK_UP.as_secs();
-                    return Some(format!(
+                    return vec![format!(
                         "public_host: the system's resolver said nothing about {text} for {secs} \
                          seconds; see /etc/resolv.conf. Whether it leads here is not known"
-                    ));
+                    )];
                 }
             },
         };
-        let ours = |ip: &IpAddr| ip.is_loopback() || self.host.contains(ip);
-        let is_known = |ip: &IpAddr| self.relay.iter().any(|address| address.public == *ip);
-        if found.iter().any(|ip| ours(ip) || is_known(ip)) {
-            return None;
-        }
-        let public = *found.iter().find(|ip| ip.is_ipv4()).or_else(|| found.first())?;
-        let leads = match name.ip() {
-            Some(_) => format!("public_host: {text} is no address of this machine"),
-            None => format!("public_host: {text} leads to {public}, no address of this machine"),
+        self.led_elsewhere(text, name.ip().is_some(), &found)
+    }
+
+    /// What to say of `found`, the addresses of `text`: for each family those that are not ours.
+    fn led_elsewhere(&self, text: &str, is_address: bool, found: &[IpAddr]) -> Vec<String> {
+        let ours = |ip: &IpAddr| {
+            let is_told = self.relay.iter().any(|address| address.public == *ip);
+            ip.is_loopback() || self.host.contains(ip) || is_told
         };
-        let correct = match name.ip() {
-            Some(_) => "correct public_host",
-            None => "correct the DNS",
+        let also = if found.iter().any(ours) { "also " } else { "" };
+        let of_family = |is_v4: bool| {
+            let of = found.iter().filter(|ip| ip.is_ipv4() == is_v4 && !ours(ip));
+            let others: BTreeSet<&IpAddr> = of.collect();
+            let public = *others.first()?;
+            let names: Vec<String> = others.iter().map(ToString::to_string).collect();
+            let (leads, correct) = match is_address {
+                true => (format!("{text} is no address"), "correct public_host"),
+                false => {
+                    let leads = format!("{text} {also}leads to {}, no address", names.join(", "));
+                    (leads, "correct the DNS")
+                }
+            };
+            let leads = format!("public_host: {leads} of this machine");
+            let pair = best(self.host, is_v4).map(|local| {
+                format!(
+                    ". If that is the public side of its NAT, write in [turn]; else {correct}:\n\
+                     relay_addresses = [\"{public}/{local}\"]"
+                )
+            });
+            Some(leads + pair.as_deref().unwrap_or(&format!(": {correct}")))
         };
-        let local = best(self.host, public.is_ipv4());
-        let pair = local.map(|local| {
-            format!(
-                ". If that is the public side of its NAT, write in [turn]; else {correct}:\n\
-                 relay_addresses = [\"{public}/{local}\"]"
-            )
-        });
-        Some(leads + pair.as_deref().unwrap_or(&format!(": {correct}")))
+        [true, false].into_iter().filter_map(of_family).collect()
     }
 
     fn privileged(&self, privileges: Privileges) -> Option<String> {
@@ -258,7 +268,37 @@ mod tests {
 
     fn led(config: &str, host: &[&str]) -> Option<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        of(config, host, |plan| runtime.expect("a runtime").block_on(plan.public_host()))
+        let led = |plan: &Plan<'_>| runtime.expect("a runtime").block_on(plan.public_host());
+        let mut told = of(config, host, led);
+        assert!(told.len() < 2, "{told:?}");
+        told.pop()
+    }
+
+    #[test]
+    fn each_address_of_a_name_that_is_not_ours_is_named() {
+        let told = |found: &[&str], host: &[&str], more: &str| {
+            let config = format!("public_host = \"live.example.org\"\n{more}");
+            let found: Vec<IpAddr> =
+                found.iter().map(|ip| ip.parse().expect("an address")).collect();
+            of(&config, host, |plan| plan.led_elsewhere("live.example.org", false, &found))
+        };
+        let (v4, v6) = ("203.0.113.10", "2001:db8::7");
+        assert!(told(&[v4, v6, v6], &[v4, v6], "").is_empty());
+        let stale = told(&[v4, v6], &[v4], "");
+        assert_eq!(
+            stale,
+            ["public_host: live.example.org also leads to 2001:db8::7, no address of this \
+              machine: correct the DNS"]
+        );
+        let two = told(&[v4, "198.51.100.2", "198.51.100.1"], &[v4], "");
+        assert_eq!(two.len(), 1, "{two:?}");
+        assert!(two[0].contains("also leads to 198.51.100.1, 198.51.100.2, no"), "{two:?}");
+        let none = told(&[v4, v6], &["10.0.0.5", "2001:db8::8"], "");
+        assert_eq!(none.len(), 2, "{none:?}");
+        assert!(none[0].contains(" leads to 203.0.113.10,"), "{none:?}");
+        assert!(none[0].ends_with("\nrelay_addresses = [\"203.0.113.10/10.0.0.5\"]"), "{none:?}");
+        let nat = "[turn]\nrelay_addresses = [\"203.0.113.10/10.0.0.5\", \"2001:db8::7\"]\n";
+        assert!(told(&[v4, v6], &["10.0.0.5", v6], nat).is_empty(), "behind a 1:1 NAT");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::addresses::best;
 use super::certificates::Look;
 use super::options;
-use crate::config::{Config, Host, Loaded, Publish};
+use crate::config::{Config, Host, Loaded, Publish, TlsMode};
 use crate::doctor::in_lines;
 use crate::telemetry::Secret;
 use crate::tls::Certificates;
@@ -41,10 +41,14 @@ impl Listeners {
 
     /// Each listener as a URL, with what it is for.
     pub(super) fn urls(&self, config: &Config) -> Vec<(String, &'static str)> {
-        let web = self.web.iter().map(|address| match (config.is_https(), address.port()) {
-            (true, 80) => (format!("http://{address}"), "leads on to https"),
-            (true, _) => (format!("https://{address}"), "pages, signaling, TURN over TLS and TCP"),
-            (false, _) => (format!("http://{address}"), "pages, signaling, TURN over TCP"),
+        let web = self.web.iter().map(|address| {
+            let scheme = options::pages_scheme(config, *address);
+            let what = match (config.is_https(), scheme) {
+                (true, "http") => "leads on to https",
+                (true, _) => "pages, signaling, TURN over TLS and TCP",
+                (false, _) => "pages, signaling, TURN over TCP",
+            };
+            (format!("{scheme}://{address}"), what)
         });
         let turn = self.turn.iter().map(|listener| (url(listener), "TURN"));
         let discovery = self.discovery.iter().map(|a| (format!("udp://{a}"), "NAT discovery only"));
@@ -129,11 +133,21 @@ pub(super) fn ice_urls(
     turn: &[TurnListener],
     certificates: Option<&Certificates>,
 ) -> Vec<String> {
+    let trusted = |host: &str| certificates.is_some_and(|held| held.are_trusted_for(host));
+    ice_urls_when(config, pages, turn, trusted)
+}
+
+/// The same when browsers would trust the certificate for the hosts that `trusted` says.
+fn ice_urls_when(
+    config: &Config,
+    pages: Option<&str>,
+    turn: &[TurnListener],
+    trusted: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let asked = pages.and_then(|pages| pages.split_once("://")).map_or("localhost", |(_, host)| {
         let end = host.rfind(']').map_or(0, |bracket| bracket + 1);
         host[end..].find(':').map_or(host, |colon| &host[..end + colon])
     });
-    let trusted = |host: &str| certificates.is_some_and(|held| held.are_trusted_for(host));
     web::ice_urls(options::public_host(config).as_deref(), asked, turn, trusted)
 }
 
@@ -206,6 +220,27 @@ fn would_be_bound(urls: Vec<(String, &'static str)>) -> String {
     text
 }
 
+/// A line for each TURN URL; where the certificate is not known, for what it could be.
+fn turn_urls(
+    config: &Config,
+    pages: Option<&str>,
+    turn: &[TurnListener],
+    certificate: &Look,
+) -> String {
+    let urls = ice_urls(config, pages, turn, certificate.served.as_ref());
+    let certified = match &certificate.unread {
+        Some(_) if config.tls_mode() == TlsMode::Acme => {
+            ice_urls_when(config, pages, turn, |_| true)
+        }
+        _ => urls.clone(),
+    };
+    let line = |(url, certified): (&String, &String)| match url == certified {
+        true => format!("  TURN          {url}\n"),
+        false => format!("  TURN          {certified}\n   or           {url}: not known\n"),
+    };
+    urls.iter().zip(&certified).map(line).collect()
+}
+
 /// What `turncast check` prints.
 pub(super) fn check(
     loaded: &Loaded,
@@ -220,9 +255,10 @@ pub(super) fn check(
         Some(path) => format!("{} is good", path.display()),
         None => "none, every key has its default".to_owned(),
     };
-    let state = match state {
-        Some(path) if path.exists() => path.display().to_string(),
-        Some(path) => format!("{} (turncast run makes it)", path.display()),
+    let state = match state.map(|path| (path.display(), path.try_exists())) {
+        // Whether it can be read is for those to say who need something of it.
+        Some((path, Ok(true) | Err(_))) => path.to_string(),
+        Some((path, Ok(false))) => format!("{path} (turncast run makes it)"),
         None => "nowhere: set state_dir".to_owned(),
     };
     text += &format!("Configuration: {file}\nState: {state}\n\n");
@@ -244,9 +280,7 @@ pub(super) fn check(
         text += &format!("  pages         {pages}/\n");
     }
     let turn = options::reached(config, &listeners.web, &listeners.turn);
-    for url in ice_urls(config, pages.as_deref(), &turn, certificate.served.as_ref()) {
-        text += &format!("  TURN          {url}\n");
-    }
+    text += &turn_urls(config, pages.as_deref(), &turn, certificate);
     for address in relay {
         text += &format!("  relayed from  {}\n", address.public);
     }

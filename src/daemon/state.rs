@@ -66,7 +66,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The operating system refused.
-    #[error("{doing} {}", path.display())]
+    #[error("{doing} {}{}", path.display(), right_hint(doing, source))]
     Io {
         /// What we tried.
         doing: &'static str,
@@ -76,6 +76,16 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+/// Who may read the state directory, for somebody who may not.
+fn right_hint(doing: &str, source: &io::Error) -> &'static str {
+    match (doing, source.kind()) {
+        ("read", ErrorKind::PermissionDenied) => {
+            " (run this as root, or as the user of the daemon)"
+        }
+        _ => "",
+    }
 }
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

@@ -19,7 +19,7 @@ use super::first::{FIRST_BYTES_MAX, Speaks, first_bytes};
 use super::gate::{Full, Gate, Place};
 use super::proxy::{BadHeader, PROXY_BYTES_MAX, Proxied, proxy_header};
 use super::stream::{LookAhead, Stream, Wire};
-use crate::metrics::{Heartbeat, Limit};
+use crate::metrics::{Heartbeat, Limit, Refusal};
 use crate::telemetry::Addr;
 use crate::tls;
 
@@ -246,7 +246,11 @@ async fn open(
 /// Takes the header of a trusted proxy off the front, if there is one.
 async fn take_proxy_header(wire: &mut Wire, peer: &mut Peer) -> Result<(), Unserved> {
     loop {
-        match proxy_header(wire.seen())? {
+        let header = proxy_header(wire.seen()).inspect_err(|_| {
+            // A proxy that says too much shows in nothing else: its clients are closed.
+            wire.place.metrics().refusal(Refusal::ProxyHeader);
+        });
+        match header? {
             Proxied::More => {
                 if !wire.look_ahead(PROXY_BYTES_MAX + 1).await? {
                     return Err(Unserved::Ended);

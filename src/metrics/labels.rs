@@ -302,12 +302,14 @@ label! {
 }
 
 label! {
-    /// Why the hub or the web side refused something.
+    /// Why the hub, the web side or the edge in front of it refused something.
     Refusal, "reason" {
         /// A WebSocket from an origin that is not ours.
         Origin => "origin",
         /// A request with a Host that is not ours.
         Host => "host",
+        /// A header of the PROXY protocol that breaks a rule, or is too long.
+        ProxyHeader => "proxy_header",
         /// A message on a link of others, or of the wrong role.
         Forbidden => "forbidden",
         /// No or a wrong broadcast key.

@@ -128,7 +128,7 @@ mod tests {
             let refused = Listeners::bind(&second).err().expect("the port is taken");
             let sentence = format!(
                 "bind udp://{here}: Address already in use; is another turncast or TURN server \
-                 running?"
+                 running? `ss -lunp` shows who has the port"
             );
             assert_eq!(refused.to_string(), sentence);
         }

@@ -94,7 +94,7 @@ pub enum Error {
     /// Somebody else has the port.
     #[error(
         "bind udp://{address}: Address already in use; \
-         is another turncast or TURN server running?"
+         is another turncast or TURN server running? `ss -lunp` shows who has the port"
     )]
     InUse {
         /// The address that was asked for.

@@ -47,7 +47,9 @@ fn entry_address(entry: &str) -> Option<IpAddr> {
 }
 
 /// Whether the browser's own connection is encrypted: ours, or that to a trusted proxy, which
-/// says so in `X-Forwarded-Proto`. A proxy that has sent a PROXY header is trusted already.
+/// says so in `X-Forwarded-Proto`. A proxy that has sent a PROXY header is trusted already. If
+/// that one passes on bytes, the word is the client's own: it talks itself out of being led to
+/// HTTPS, and nobody else. Not to believe it would break a proxy that ends HTTPS and sends both.
 pub(super) fn is_secure(headers: &HeaderMap, peer: Peer, trusted: &[Prefix]) -> bool {
     let remote = peer.remote.ip().to_canonical();
     let is_trusted = peer.proxy.is_some() || trusted.iter().any(|proxy| proxy.contains(remote));
@@ -156,6 +158,11 @@ mod tests {
         assert!(secure("10.0.0.1:9", "https"));
         assert!(!secure("10.0.0.1:9", "http"));
         assert!(!secure("198.51.100.1:9", "https"));
+        let proxy = Some("10.0.0.1".parse().expect("an address"));
+        let behind = Peer { proxy, ..peer("198.51.100.1:9", "127.0.0.1:80") };
+        let said = headers(&[("x-forwarded-proto", "https")]);
+        assert!(is_secure(&said, behind, &trusted), "a PROXY header is a trusted proxy's word");
+        assert!(!is_secure(&headers(&[]), behind, &trusted));
     }
 
     struct Case {

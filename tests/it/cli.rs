@@ -1,14 +1,15 @@
 //! The command line, as a process: what it prints, and how it exits.
 
+use std::fs::Permissions;
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use base64::Engine as _;
 use ring::hmac;
 
-use crate::harness::{Setup, text};
+use crate::harness::{Setup, in_network, text};
 use crate::secure;
 
 const SECRET: &str = "shared-secret-of-a-test";
@@ -23,6 +24,11 @@ fn assert_fails(setup: &Setup, arguments: &[&str], code: i32, parts: &[&str]) {
         assert!(error.contains(part), "{part:?} is not in:\n{error}");
     }
     assert_eq!(error.matches("error:").count(), 1, "told once:\n{error}");
+}
+
+/// Sentences are broken where a terminal ends.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -53,6 +59,11 @@ fn a_bad_configuration_is_2_and_names_file_line_and_column() {
     let setup = Setup::new("").variable("TURNCAST__TURN__RELAM", "x");
     assert_fails(&setup, &["check"], 2, &["TURNCAST__TURN__RELAM", "TURNCAST__TURN__REALM"]);
     let setup = Setup::new("[tls]\ncertificate = \"no.pem\"\nkey = \"no.pem\"\n");
+    assert_fails(&setup, &["check"], 2, &["no.pem", "No such file"]);
+    let acme = "public_host = \"a.example.org\"\n[acme]\naccept_terms = true\n";
+    let setup = Setup::new(&format!("{acme}root_certificate = \"no.pem\"\n"));
+    let error = text(&setup.output(&["check"]).stderr);
+    assert!(error.starts_with("error: acme.root_certificate: read "), "{error}");
     assert_fails(&setup, &["check"], 2, &["no.pem", "No such file"]);
     let output = Command::new(env!("CARGO_BIN_EXE_turncast"))
         .args(["check", "--config", "no-such.toml"])
@@ -97,36 +108,137 @@ fn a_public_host_is_all_that_a_vps_needs() {
 
 #[test]
 fn a_port_without_the_right_to_it_is_told_in_a_sentence() {
-    for (listen, url) in [
-        (["127.0.0.1:443", "udp://127.0.0.1:0"], "http://127.0.0.1:443"),
-        (["127.0.0.1:0", "udp://127.0.0.1:443"], "udp://127.0.0.1:443"),
+    for (listen, mode, url) in [
+        (["127.0.0.1:443", "udp://127.0.0.1:0"], "off", "http://127.0.0.1:443"),
+        (["127.0.0.1:443", "udp://127.0.0.1:0"], "self-signed", "https://127.0.0.1:443"),
+        // As `check` and the log call it.
+        (["127.0.0.1:80", "udp://127.0.0.1:0"], "self-signed", "http://127.0.0.1:80"),
+        (["127.0.0.1:0", "udp://127.0.0.1:443"], "off", "udp://127.0.0.1:443"),
     ] {
         let setup = Setup::new("")
+            .variable("TURNCAST__TLS__MODE", mode)
             .variable("TURNCAST__WEB__LISTEN", listen[0])
             .variable("TURNCAST__TURN__LISTEN", listen[1]);
-        let mut turncast = setup.command(&["run"]);
-        // Root has every capability unless it is taken; others have none that they could take.
-        if std::fs::metadata("/proc/self").expect("a process").uid() == 0 {
-            turncast = without_capability(&turncast);
-        }
-        let output = turncast.output().expect("setpriv (util-linux) runs");
+        let output = output_without(&setup.command(&["run"]), "-net_bind_service");
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
         assert!(error.contains(&format!("bind {url}")), "{error}");
-        assert!(error.contains("port 443 is below 1024 and needs the capability"), "{error}");
+        let port = url.rsplit_once(':').expect("a port").1;
+        let sentence = format!("port {port} is below 1024 and needs the capability");
+        assert!(error.contains(&sentence), "{error}");
     }
 }
 
-/// The same command without the right to ports below 1024.
-fn without_capability(command: &Command) -> Command {
+/// Runs the same command without these capabilities of root.
+fn output_without(command: &Command, capabilities: &str) -> Output {
     let mut without = Command::new("setpriv");
+    // Root has every capability unless it is taken; others have none that they could take.
+    if std::fs::metadata("/proc/self").expect("a process").uid() == 0 {
+        without.args(["--bounding-set", capabilities, "--inh-caps", capabilities]);
+    } else {
+        without.arg("--no-new-privs");
+    }
     without
-        .args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service", "--"])
+        .arg("--")
         .arg(command.get_program())
         .args(command.get_args())
         .env_clear()
         .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    without
+    without.output().expect("setpriv (util-linux) runs")
+}
+
+#[test]
+fn who_may_not_read_the_state_is_told_so_and_nothing_that_is_not_known() {
+    let setup = Setup::new(
+        "public_host = \"live.example.org\"\n[acme]\naccept_terms = true\n\
+         [public_ports]\ntcp = 443\nudp = 3478\n[turn]\nshared_secret = \"a-secret-of-a-test\"\n",
+    );
+    let state = setup.state();
+    let mode = |mode| {
+        std::fs::set_permissions(&state, Permissions::from_mode(mode)).expect("our directory");
+    };
+    std::fs::create_dir(&state).expect("a directory");
+    std::fs::write(state.join("acme-certificate.json"), "{}").expect("a file");
+    let check = setup.printed(&["check"]);
+    assert!(check.contains("none yet; until then a self-signed one"), "{check}");
+    mode(0);
+    let run = |arguments: &[&str]| {
+        output_without(&setup.command(arguments), "-dac_override,-dac_read_search")
+    };
+    let check = text(&run(&["check"]).stdout);
+    assert!(!check.contains("none yet") && !check.contains("run makes it"), "{check}");
+    for part in [
+        "not known whether there is one the state directory cannot be read: ",
+        "(run this as root, or as the user of the daemon): Permission denied",
+        "TURN turns:live.example.org:443?transport=tcp or \
+         turn:live.example.org:443?transport=tcp: not known",
+    ] {
+        assert!(words(&check).contains(part), "{part:?} is not in:\n{check}");
+    }
+    for command in ["invite", "doctor"] {
+        let output = run(&[command]);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("run this as root, or as the user of the daemon"), "{error}");
+    }
+    let output = run(&["credentials", "--name", "alice"]);
+    let (printed, note) = (text(&output.stdout), text(&output.stderr));
+    assert!(printed.contains("turn:live.example.org:443?transport=tcp"), "{printed}");
+    assert!(note.starts_with("note: TURN over TLS is left out") && note.contains("root"), "{note}");
+    mode(0o700);
+    assert!(setup.output(&["credentials", "--name", "alice"]).stderr.is_empty());
+}
+
+#[test]
+fn check_names_the_ports_to_open_and_what_this_machine_makes_of_the_plan() {
+    let network = "ip link set lo up && ip address add 203.0.113.10/32 dev lo && \
+                   ip address add 2001:db8::7/128 dev lo nodad";
+    let test = "cli::check_names_the_ports_to_open_and_what_this_machine_makes_of_the_plan";
+    if !in_network(test, network) {
+        return;
+    }
+    let setup = Setup::new(
+        "public_host = \"198.51.100.9\"\n[web]\nlisten = [\"0.0.0.0:443\", \"0.0.0.0:80\"]\n\
+         [turn]\nlisten = \"0.0.0.0:3478\"\nallow_peers = [\"203.0.113.10\"]\n",
+    )
+    .without("TURNCAST__WEB__LISTEN")
+    .without("TURNCAST__TURN__LISTEN");
+    let output = output_without(&setup.command(&["check"]), "-net_bind_service");
+    let report = text(&output.stdout);
+    assert!(output.status.success(), "{report}{}", text(&output.stderr));
+    let (_, ports) = report.split_once("\nPorts to open, ").expect("a heading");
+    let (ports, warnings) = ports.split_once("\n\n").expect("warnings");
+    let ports: Vec<&str> = ports.lines().skip(1).collect();
+    assert_eq!(
+        ports,
+        [
+            "  443/tcp           required: pages, signaling, TURN over TLS and TCP",
+            "  3478/udp          better: TURN, where the viewer's network lets UDP out",
+            "  80/tcp            to lead on to https",
+            "  3478/tcp          TURN over TCP",
+            "  49152-65535/udp   better: streams between a relayed viewer and a direct one",
+        ]
+    );
+    for part in [
+        "warning: public_host: 198.51.100.9 is no address of this machine. If that is the public",
+        "relay_addresses = [\"198.51.100.9/203.0.113.10\"]",
+        "warning: port 80 needs the capability CAP_NET_BIND_SERVICE",
+        "warning: this machine has the IPv6 address 2001:db8::7, and nothing listens there",
+        "warning: turn.allow_peers: streams are relayed from 203.0.113.10, so clients reach",
+    ] {
+        assert!(words(warnings).contains(part), "{part:?} is not in:\n{warnings}");
+    }
+    let wide = report.lines().find(|line| line.chars().count() > 80);
+    assert_eq!(wide, None, "a terminal has 80 columns");
+    // Without any of it there is nothing to warn of.
+    let setup = Setup::new("[turn]\nlisten = \"127.0.0.1:3478\"\n")
+        .without("TURNCAST__WEB__LISTEN")
+        .without("TURNCAST__TURN__LISTEN");
+    let report = setup.printed(&["check"]);
+    assert!(report.contains("  none: everything stays on this machine"), "{report}");
+    for part in ["public_host", "CAP_NET", "IPv6", "allow_peers"] {
+        assert!(!report.contains(part), "{part} is in:\n{report}");
+    }
 }
 
 #[test]
@@ -162,7 +274,7 @@ fn check_tells_what_would_be_and_binds_nothing() {
 fn check_warns_of_a_relay_that_no_browser_can_use() {
     let told = |turn: &str| {
         let setup = Setup::new(&format!("[turn]\nrelay_addresses = [\"2001:db8::9/::1\"]\n{turn}"));
-        let report = setup.printed(&["check"]);
+        let report = words(&setup.printed(&["check"]));
         report.contains("there is no IPv4 address to relay from, and browsers never ask for IPv6")
     };
     assert!(told(""));
@@ -173,7 +285,7 @@ fn check_warns_of_a_relay_that_no_browser_can_use() {
 fn check_warns_of_peers_on_the_address_that_is_relayed_from() {
     let told = |turn: &str| {
         let setup = Setup::new(&format!("[turn]\n{turn}"));
-        setup.printed(&["check"]).contains("streams are relayed from 127.0.0.1, so clients")
+        words(&setup.printed(&["check"])).contains("streams are relayed from 127.0.0.1, so clients")
     };
     assert!(told("allow_peers = [\"127.0.0.1\"]\n"));
     assert!(!told("allow_peers = [\"127.0.0.3\"]\n"));
@@ -198,9 +310,14 @@ fn check_says_where_a_public_host_leads() {
         assert!(report.contains(part), "{part:?} is not in:\n{report}");
     }
     let setup = Setup::new("[turn]\nrelay_addresses = [\"198.51.100.1\"]\n");
-    let report = setup.printed(&["check"]);
-    assert!(report.contains("198.51.100.1 is no address of this host"), "{report}");
     assert_fails(&setup, &["run"], 2, &["write \"198.51.100.1/LOCAL_IP\""]);
+    // Whoever asks before an upgrade goes by the code.
+    let output = setup.output(&["check"]);
+    assert_eq!(output.status.code(), Some(2));
+    let (report, error) = (text(&output.stdout), text(&output.stderr));
+    assert!(report.contains("relayed from  198.51.100.1"), "{report}");
+    let refusal = "error: turn.relay_addresses: 198.51.100.1 is no address of this host";
+    assert!(error.starts_with(refusal), "{error}");
 }
 
 #[test]

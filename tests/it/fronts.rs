@@ -254,3 +254,43 @@ fn caddy_ends_https() {
     behind.assert_pages();
     behind.stop(front);
 }
+
+#[test]
+fn a_proxy_before_the_relays_own_port_says_who_the_client_is() {
+    let setup = Setup::new(&format!("{CONFIG}{}", secure::KEYS))
+        .variable("TURNCAST__TURN__LISTEN", "[\"tcp://127.0.0.1:0\", \"tls://127.0.0.1:0\"]");
+    let trusting = secure::certificate(setup.directory());
+    let daemon = setup.start();
+    let (tcp, tls) = (daemon.turn_over("tcp"), daemon.turn_over("tls"));
+    let v1 = b"PROXY TCP4 192.0.2.77 203.0.113.5 4711 3478\r\n".to_vec();
+    let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
+    v2.extend([192, 0, 2, 77, 203, 0, 113, 5, 0x12, 0x67, 0x0d, 0x96]);
+    let from = |last: u8, to: SocketAddr, header: &[u8]| {
+        let mut stream = connect_from(IpAddr::from([127, 0, 0, last]), to);
+        stream.write_all(header).expect("written");
+        stream
+    };
+    for header in [v1, v2] {
+        let plain: Box<dyn crate::relay::client::Stream> = Box::new(from(1, tcp, &header));
+        let inside = secure(from(1, tls, &header), &trusting, &["stun.turn"]);
+        for (stream, server) in [(plain, tcp), (Box::new(inside), tls)] {
+            let mut client = Client::over(stream, server, "alice", "password-of-alice-1");
+            assert_eq!(client.bind().to_string(), "192.0.2.77:4711");
+            client.allocate().expect("an allocation");
+            client.refresh(0).expect("the end of the allocation");
+        }
+        // From anybody else it is no message of TURN.
+        let mut rest = Vec::new();
+        let mut stranger = from(9, tcp, &header);
+        let _ = stranger.write_all(&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42]);
+        let ended = stranger.read_to_end(&mut rest);
+        let late = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!late && rest.is_empty(), "{rest:?}");
+    }
+    let refused = "turncast_refusals_total{reason=\"proxy_header\"}";
+    assert_eq!(daemon.metric(refused), 0);
+    // Extensions of more than is taken.
+    let _long = from(1, tcp, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x08\x00");
+    daemon.wait_for_metric(refused, 1);
+    daemon.stop();
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{Daemon, Setup, text};
+use crate::https;
 use crate::relay::client::Client;
 use crate::secure::{self, connect_from, get, secure};
 use crate::ws::Ws;
@@ -201,8 +202,33 @@ fn browsers_are_told_one_url_for_udp_and_one_for_the_port_of_the_pages() {
     let expected =
         ["turn:live.example.org:3478?transport=udp", "turns:live.example.org:443?transport=tcp"];
     assert_eq!(forwarded, expected);
-    let nothing = told("[public_ports]\ntcp = 0\nudp = 0\n", &[]);
+    let none = "[public_ports]\ntcp = 0\nudp = 0\n";
+    let nothing = told(none, &[("TURNCAST__TURN__LISTEN", udp)]);
     assert!(nothing.is_empty(), "{nothing:?}");
+    let own = told(none, &[("TURNCAST__TURN__LISTEN", "tcp://127.0.0.1:0")]);
+    assert_eq!(own.len(), 1, "the relay's own port is not that of the pages: {own:?}");
+    assert!(own[0].starts_with("turn:live.example.org:"), "{own:?}");
+    assert!(own[0].ends_with("?transport=tcp") && !own[0].contains("PAGES"), "{own:?}");
+}
+
+#[test]
+fn where_browsers_would_not_trust_the_certificate_they_are_told_plain_tcp() {
+    let setup = Setup::new(&format!("{CONFIG}[tls]\nmode = \"self-signed\"\n"))
+        .variable("TURNCAST__TURN__LISTEN", "udp://127.0.0.1:0");
+    let daemon = setup.start();
+    let stream = secure(connect_from(here(), daemon.https()), &https::credulous(), &["http/1.1"]);
+    let mut socket = Ws::try_over(stream, secure::NAME, &[]).expect("a WebSocket");
+    let welcome = socket.hello("broadcaster", "room", None);
+    let expected = [
+        format!("turn:live.example.org:{}?transport=udp", daemon.turn().port()),
+        format!("turn:live.example.org:{}?transport=tcp", daemon.https().port()),
+    ];
+    assert_eq!(welcome["ice"]["servers"][0]["urls"], json!(expected));
+    // And there it is.
+    let tcp = connect_from(here(), daemon.https());
+    let mut client = Client::over(tcp, daemon.https(), "alice", "password-of-alice-1");
+    client.allocate().expect("an allocation");
+    daemon.stop();
 }
 
 #[test]

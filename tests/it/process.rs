@@ -66,7 +66,7 @@ fn a_taken_port_is_refused_in_one_sentence_whoever_has_it() {
     let address = other.local_addr().expect("bound").to_string();
     let listen = format!("udp://{address}");
     let second = Setup::new("").variable("TURNCAST__TURN__LISTEN", &listen).output(&["run"]);
-    assert_one_sentence(&second, &["bind udp://", &address]);
+    assert_one_sentence(&second, &["bind udp://", &address, "`ss -lunp` shows who has the port"]);
 }
 
 #[track_caller]

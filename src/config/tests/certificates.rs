@@ -24,7 +24,17 @@ fn the_source_of_the_certificate_follows_from_the_other_keys() {
     }
     let files = format!("{}[tls]\ncertificate = \"c\"\nkey = \"k\"\n", acme("live.example.org"));
     assert_eq!(mode(&files), TlsMode::Files);
-    for host in ["10.0.0.7", "fd00::7", "studio", "studio.local", "a.internal"] {
+    for host in [
+        "10.0.0.7",
+        "fd00::7",
+        "studio",
+        "studio.local",
+        "a.internal",
+        "studio.lan",
+        "studio.home",
+        "studio.corp",
+        "my_studio.example.org",
+    ] {
         assert_eq!(mode(&acme(host)), TlsMode::SelfSigned, "{host}");
         assert_says(&warnings(&acme(host)), &["no authority is asked", "the world can reach"]);
     }
@@ -33,6 +43,31 @@ fn the_source_of_the_certificate_follows_from_the_other_keys() {
         let text = format!("{}[tls]\nmode = \"{word}\"\n", acme("live.example.org"));
         assert_says(&warnings(&text), &["no authority is asked: tls.mode is another"]);
     }
+}
+
+#[test]
+fn what_no_authority_can_look_at_is_warned_of() {
+    let acme = |more: &str| {
+        let own = "public_host = \"live.example.org\"\n[acme]\naccept_terms = true\n";
+        warnings(&format!("{own}{more}"))
+    };
+    assert_eq!(acme(""), "");
+    let elsewhere = "[web]\nlisten = \"0.0.0.0:8443\"\n";
+    let title = "no authority can look at us: tls-alpn-01 needs TCP port 443, http-01 needs TCP";
+    assert_says(&acme(elsewhere), &[title, "set public_ports.tcp = 443"]);
+    let without_80 = "challenges = [\"http-01\"]\n[web]\nlisten = \"0.0.0.0:443\"\n";
+    assert_says(&acme(without_80), &["no authority can look at us: http-01 needs TCP port 80"]);
+    assert_eq!(acme(&without_80.replace("443", "80")), "");
+    assert_eq!(acme("[web]\nlisten = \"0.0.0.0:443\"\n"), "");
+    assert_eq!(acme(&format!("{elsewhere}[public_ports]\ntcp = 443\n")), "");
+    let behind = "[web]\nlisten = \"127.0.0.1:8080\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    assert_eq!(acme(behind), "", "a proxy may pass port 80 on");
+    let inside = |more: &str| {
+        let own = "public_host = \"192.168.1.5\"\n[tls]\nmode = \"acme\"\n[acme]\n";
+        warnings(&format!("{own}accept_terms = true\n{more}"))
+    };
+    assert_says(&inside(""), &["no authority of the Internet certifies 192.168.1.5"]);
+    assert_eq!(inside("directory = \"https://ca.internal/acme/directory\"\n"), "");
 }
 
 #[test]

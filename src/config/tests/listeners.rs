@@ -49,6 +49,38 @@ fn a_listener_stands_there_once() {
 }
 
 #[test]
+fn a_wildcard_uses_its_port_on_every_address_of_its_family() {
+    let tls = "[tls]\ncertificate = \"c\"\nkey = \"k\"\n";
+    let web =
+        |first: &str, second: &str| format!("{tls}[web]\nlisten = [\"{first}\", \"{second}\"]\n");
+    for (first, second) in [("0.0.0.0:443", "127.0.0.1:443"), ("[::1]:443", "[::]:443")] {
+        let told = mistake(&web(first, second));
+        assert_says(&told, &[&format!("web.listen: {second} and {first} are one port")]);
+        let wide = if first.starts_with('0') { first } else { second };
+        assert_says(&told, &[&format!("{wide} is every address of this machine")]);
+    }
+    parse(&web("0.0.0.0:443", "[::]:443")).expect("each family has ports of its own");
+    parse(&web("0.0.0.0:443", "127.0.0.1:80")).expect("another port");
+    parse(&web("0.0.0.0:0", "127.0.0.1:0")).expect("port 0 is always free");
+    let turn = "[turn]\nlisten = \"tcp://127.0.0.1:443\"\n";
+    assert_says(
+        &mistake(&format!("{tls}[web]\nlisten = \"0.0.0.0:443\"\n{turn}")),
+        &["turn.listen: 127.0.0.1:443 and 0.0.0.0:443 of web.listen are one port", "takes TURN"],
+    );
+    let udp = "[turn]\nlisten = [\"udp://0.0.0.0:3478\", \"udp://127.0.0.1:3478\"]\n";
+    assert_says(&mistake(udp), &["turn.listen: 127.0.0.1:3478 and 0.0.0.0:3478 are one port"]);
+}
+
+#[test]
+fn a_name_with_other_letters_is_told_its_form_in_the_dns() {
+    let host = |value: &str| mistake(&format!("public_host = \"{value}\"\n"));
+    assert_says(&host("bücher.example.org"), &["begins with xn--", "`idn2 bücher.example.org`"]);
+    assert_says(&host("https://bücher.example.org/"), &["`idn2 bücher.example.org` prints it"]);
+    assert_says(&host("bücher laden"), &["neither a host name nor an IP address"]);
+    parse("public_host = \"xn--bcher-kva.example.org\"\n").expect("a host name");
+}
+
+#[test]
 fn public_host_is_a_host_and_nothing_more() {
     let host = |value: &str| mistake(&format!("public_host = \"{value}\"\n"));
     assert_says(&host("https://live.example.org/"), &["did you mean \"live.example.org\"?"]);

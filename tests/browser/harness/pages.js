@@ -2,9 +2,11 @@
 // and what they wait for: a state, a moving picture, a growing sound.
 
 import assert from "node:assert/strict";
+import { setTimeout as after } from "node:timers/promises";
 
 const STATE_MS = 30_000;
 const MEDIA_MS = 20_000;
+const ASK_MS = 200;
 
 /** Waits until the page shows this state. */
 export async function becomes(page, state, timeout = STATE_MS) {
@@ -15,6 +17,20 @@ export async function becomes(page, state, timeout = STATE_MS) {
       { ...window.turncast, links: window.turncast?.links?.map((l) => [l.id, l.state, l.path]) },
     )).catch(() => "nothing");
     throw new Error(`the page did not become ${state}; it says ${now}`, { cause: error });
+  }
+}
+
+/**
+ * Waits until what the page is asked for, asynchronously, is true. Playwright's `waitForFunction`
+ * takes a promise for a yes, whatever comes of it.
+ */
+export async function holds(page, predicate, argument, timeout = MEDIA_MS) {
+  const began = performance.now();
+  while (!await page.evaluate(predicate, argument)) {
+    const isLate = performance.now() - began > timeout;
+    assert.ok(!isLate, `with ${JSON.stringify(argument)} it did not come true: ${predicate}`);
+    // Statistics have no event to wait for; they are asked again.
+    await after(ASK_MS);
   }
 }
 
@@ -138,4 +154,8 @@ export async function noQuotaHit(daemon) {
   const metrics = await daemon.metrics();
   const hits = [...metrics].filter(([name]) => name.includes('code="486"'));
   assert.ok(hits.every(([, value]) => value === 0), JSON.stringify(hits));
+  // A refusal stands there only after the first one; these always do.
+  for (const limit of ["allocations", "allocations_per_link", "allocations_per_user"]) {
+    assert.equal(metrics.get(`turncast_limit_hits_total{limit="${limit}"}`), 0, limit);
+  }
 }

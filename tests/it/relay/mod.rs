@@ -357,7 +357,8 @@ fn a_second_relay_on_the_port_is_refused_in_one_sentence() {
     let metrics = Arc::new(Metrics::default());
     let refused = Relay::start(options, shared, &metrics, &Heartbeats::default(), &mut entropy);
     let sentence = format!(
-        "bind udp://{}: Address already in use; is another turncast or TURN server running?",
+        "bind udp://{}: Address already in use; is another turncast or TURN server running? \
+         `ss -lunp` shows who has the port",
         fixture.server
     );
     assert_eq!(refused.expect_err("the port is taken").to_string(), sentence);
