@@ -303,8 +303,9 @@ section! {
         idle_secs: u32 = Is("30"), Whole(1, 3600);
         /// How long one of its messages may take to arrive.
         half_message_secs: u32 = Is("10"), Whole(1, 300);
-        /// Bytes that wait for such a client to read them; what peers send beyond is dropped. About
-        /// as many more, of other allocations of this relay, may wait in front of that.
+        /// Bytes that wait for such a client to read them. Beyond that, what peers send waits in the
+        /// receive buffer of its allocation, and is dropped when that is full. Of other allocations
+        /// of this relay about as many bytes more may wait.
         write_queue_bytes: u32 = Is("262144"), Whole(131_072, 1_073_741_824);
         /// With tcp_relay: connections to and from peers in all.
         tcp_connections: u32 = Is("1024"), Whole(1, 1_000_000);
