@@ -314,7 +314,7 @@ impl SendBatch {
         while !left.is_empty() {
             let error = match self.transmit(socket, left.clone()) {
                 Ok(sent) if sent > 0 => {
-                    outcome.add(&self.messages[left.start..left.start + sent]);
+                    outcome.add(&self.messages[left.start..left.start + sent], segmenting);
                     left.start += sent;
                     tries = 0;
                     continue;
@@ -468,7 +468,7 @@ pub(in crate::relay) fn send_alone(socket: BorrowedFd<'_>, bytes: &[u8], to: Soc
 impl Outcome {
     /// Counts messages that were taken.
     #[inline]
-    fn add(&mut self, messages: &[Message]) {
+    fn add(&mut self, messages: &[Message], segmenting: &mut Segmenting) {
         for message in messages {
             self.sent += message.datagrams;
             if message.datagrams > 1 {
@@ -502,3 +502,4 @@ const VECTORS: usize = 2 * PIECES * DATAGRAMS_MAX;
 
 #[cfg(test)]
 mod tests;
+                segmenting.cut(message.segment);
