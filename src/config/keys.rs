@@ -269,7 +269,8 @@ section! {
         allocations_per_user: u32 = Is("10"), Whole(1, 1_000_000);
         /// Allocations at a time of one side of one link of a broadcast.
         allocations_per_link: u32 = Is("16"), Whole(1, 1_000_000);
-        /// Allocations at a time in all. 0: what the limit of open files leaves.
+        /// Allocations at a time in all. 0: what the limit of open files leaves, but no more than
+        /// relay_ports are at all of relay_addresses.
         allocations: u32 = Is("0"), Whole(0, 1_000_000);
         /// Permissions at a time of one allocation.
         permissions_per_allocation: u32 = Is("64"), Whole(1, 65_536);
