@@ -304,7 +304,7 @@ section! {
         idle_secs: u32 = Is("30"), Whole(1, 3600);
         /// How long one of its messages may take to arrive.
         half_message_secs: u32 = Is("10"), Whole(1, 300);
-        /// Bytes that wait for such a client to read them. Beyond that, what peers send waits in the
+        /// Bytes that wait for such a client to read them. What peers send beyond waits in the
         /// receive buffer of its allocation, and is dropped when that is full. Of other allocations
         /// of this relay about as many bytes more may wait.
         write_queue_bytes: u32 = Is("262144"), Whole(131_072, 1_073_741_824);

@@ -12,7 +12,8 @@ use crate::edge::WriteMessages;
 /// Whole messages in order, padded to four bytes as a stream wants it (RFC 8656, section 12.5).
 ///
 /// A client that reads too slowly loses what peers send it, as it would on a full link; no more of
-/// it is received than there is room for. Answers have room of their own behind that: whoever lets even them gather asks without listening.
+/// it is received than there is room for. Answers have room of their own behind that: whoever lets
+/// even them gather asks without listening.
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: BytesMut,

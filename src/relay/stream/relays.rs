@@ -1,9 +1,9 @@
 //! The relay sockets of one client's allocation, two at the most: one for each family.
 //!
 //! Each is in the runtime's own epoll, and what a call did not find is waited for without asking
-//! again: a batch that is not full has emptied its socket. No more is taken than the client's outbox
-//! has room for. The rest stays in the socket's receive buffer, which bounds it; whoever writes asks
-//! again when there is room.
+//! again: a batch that is not full has emptied its socket. No more is taken than the client's
+//! outbox has room for. The rest stays in the socket's receive buffer, which bounds it; whoever
+//! writes asks again when there is room.
 
 use std::io;
 use std::net::SocketAddr;

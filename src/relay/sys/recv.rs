@@ -96,8 +96,8 @@ impl RecvBatch {
         self.recv_some(socket, BATCH)
     }
 
-    /// Receives what is there, up to `most` datagrams, or pieces of merged ones, and forgets those of
-    /// the last call.
+    /// Receives what is there, up to `most` datagrams, or pieces of merged ones, and forgets those
+    /// of the last call.
     ///
     /// # Errors
     /// `WouldBlock` when nothing is there, or what the kernel said.
