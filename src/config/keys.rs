@@ -270,7 +270,8 @@ section! {
         allocations_per_user: u32 = Is("10"), Whole(1, 1_000_000);
         /// Allocations at a time of one side of one link of a broadcast.
         allocations_per_link: u32 = Is("16"), Whole(1, 1_000_000);
-        /// Allocations at a time in all. 0: what the limit of open files leaves.
+        /// Allocations at a time in all. 0: what the limit of open files leaves, but no more than
+        /// relay_ports are at all of relay_addresses.
         allocations: u32 = Is("0"), Whole(0, 1_000_000);
         /// Permissions at a time of one allocation.
         permissions_per_allocation: u32 = Is("64"), Whole(1, 65_536);
@@ -304,8 +305,9 @@ section! {
         idle_secs: u32 = Is("30"), Whole(1, 3600);
         /// How long one of its messages may take to arrive.
         half_message_secs: u32 = Is("10"), Whole(1, 300);
-        /// Bytes that wait for such a client to read them; what peers send beyond is dropped. About
-        /// as many more, of other allocations of this relay, may wait in front of that.
+        /// Bytes that wait for such a client to read them. What peers send beyond waits in the
+        /// receive buffer of its allocation, and is dropped when that is full. Of other allocations
+        /// of this relay about as many bytes more may wait.
         write_queue_bytes: u32 = Is("262144"), Whole(131_072, 1_073_741_824);
         /// With tcp_relay: connections to and from peers in all.
         tcp_connections: u32 = Is("1024"), Whole(1, 1_000_000);

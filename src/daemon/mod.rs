@@ -160,7 +160,7 @@ pub fn run(loaded: &Loaded, environment: &Environment) -> Result<(), Error> {
     if let Some(why) = options::relay_among_peers(&loaded.config, &relay_addresses) {
         warn!(why, "some peers are not reached");
     }
-    let allocations = options::allocations(&loaded.config, descriptors);
+    let allocations = options::allocations(&loaded.config, &relay_addresses, descriptors);
     let mut turn = options::turn(loaded, relay_addresses, discovery, host.clone(), allocations);
     turn.shared_secrets = turn.shared_secrets.and(doctor::doctors_secret(state.directory())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -195,7 +195,7 @@ pub fn check(loaded: &Loaded, environment: &Environment) -> Result<Checked, Erro
     let host = interface_addresses().map_err(Error::Interfaces)?;
     let relay = addresses::relay_addresses(&loaded.config, &host);
     let descriptors = descriptors();
-    let allocations = options::allocations(&loaded.config, descriptors);
+    let allocations = options::allocations(&loaded.config, &relay, descriptors);
     let foreign = foreign(&relay, &host).map(|address| Error::RelayAddress { address });
     let (discovery, unserved) = match discovery::nat_discovery(&loaded.config, &relay, &host) {
         Ok(discovery) => (discovery, None),

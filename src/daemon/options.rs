@@ -252,12 +252,15 @@ pub(super) fn public_host(config: &Config) -> Option<String> {
 }
 
 /// The limit of allocations: the configured one, else what `descriptors` leave beside the
-/// connections of the pages and of the relay and the daemon's own files.
-pub(super) fn allocations(config: &Config, descriptors: u64) -> u32 {
+/// connections of the pages and of the relay and the daemon's own files, but no more than there are
+/// ports at the addresses that are relayed from.
+pub(super) fn allocations(config: &Config, relay: &[RelayAddress], descriptors: u64) -> u32 {
     match config.turn.limits.allocations {
         0 => {
             let left = descriptors.saturating_sub(reserved(config).min(descriptors / 2));
-            u32::try_from(left).unwrap_or(u32::MAX).min(config.turn.relay_ports.count()).max(1)
+            let addresses = u32::try_from(relay.len()).unwrap_or(u32::MAX);
+            let ports = config.turn.relay_ports.count().saturating_mul(addresses);
+            u32::try_from(left).unwrap_or(u32::MAX).min(ports).max(1)
         }
         configured => configured,
     }
@@ -384,5 +387,26 @@ mod tests {
         assert_eq!(told(""), [own[0], own[1], (tcp, 8080), own[2], (tls, 8080)]);
         let forwarded = told("[public_ports]\ntcp = 443\n");
         assert_eq!(forwarded, [own[0], (tcp, 443), (tcp, 443), (tls, 443), (tls, 443)]);
+    }
+
+    #[test]
+    fn the_limit_of_allocations_leaves_each_address_all_of_its_ports() {
+        let of = |more: &str, addresses: &[&str], descriptors| {
+            let text = format!("[turn]\nrelay_ports = \"50000-50003\"\n{more}");
+            let config = loaded(&text).config;
+            let relay: Vec<RelayAddress> = addresses
+                .iter()
+                .map(|ip| ip.parse().expect("an address"))
+                .map(|ip| RelayAddress { public: ip, local: ip })
+                .collect();
+            allocations(&config, &relay, descriptors)
+        };
+        // A dual allocation counts as two, so no family is out of ports for the other's sake.
+        let both = ["192.0.2.1", "2001:db8::1"];
+        assert_eq!(of("", &both[..1], 20_000), 4);
+        assert_eq!(of("", &both, 20_000), 8);
+        assert_eq!(of("", &both, 12), 6, "as many as half of the descriptors");
+        assert_eq!(of("", &[], 20_000), 1);
+        assert_eq!(of("limits.allocations = 5\n", &both, 20_000), 5);
     }
 }

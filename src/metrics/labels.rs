@@ -231,7 +231,8 @@ label! {
         IdleTime => "idle_time",
         /// `turn.limits.half_message_secs`: a message began and did not end.
         HalfMessageTime => "half_message_time",
-        /// `turn.limits.write_queue_bytes`: a TCP or TLS client reads too slowly.
+        /// `turn.limits.write_queue_bytes`: a TCP or TLS client reads too slowly, so what peers
+        /// send it waits; once for each time it has to, and for each packet that cannot wait.
         WriteQueue => "write_queue",
         /// `turn.limits.tcp_connections`.
         TcpConnections => "tcp_connections",

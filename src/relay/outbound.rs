@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 
 use super::hop::Parcel;
 use super::sys::{
-    BATCH, Datagram, Outcome, RecvBatch, Run, Segmenting, SendBatch, SocketError, send_alone,
-    set_dont_fragment,
+    Alone, BATCH, Datagram, Outcome, RecvBatch, Run, Segmenting, SendBatch, SocketError,
+    send_alone, set_dont_fragment,
 };
 use super::udp::{Sockets, Token};
 use crate::metrics::{DropReason, RunSwitch, WorkerMetrics};
@@ -43,6 +43,13 @@ pub(super) struct Errors {
 }
 
 impl Errors {
+    /// Notes one that came to the socket of `token`; a client's is nobody's.
+    fn note(&mut self, token: Token, error: SocketError) {
+        if let Token::Relay(relay) = token {
+            self.push(RelayId(relay), error);
+        }
+    }
+
     fn push(&mut self, relay: RelayId, error: SocketError) {
         if self.waiting.len() < ERRORS_MAX {
             self.waiting.push((relay, error));
@@ -291,18 +298,23 @@ impl Outbound {
             let Some(port) = sockets.port_mut(token) else { continue };
             let Some((first, last)) = std::mem::take(&mut port.queue.0) else { continue };
             if first == last
-                && let Some((bytes, to)) = waiting[first as usize].alone(&memory)
-                && send_alone(port.fd(), bytes, to)
+                && let Some(alone) = waiting[first as usize].alone(&memory)
             {
-                metrics.sent_alone.add(1);
-                (sent.datagrams, sent.messages) = (sent.datagrams + 1, sent.messages + 1);
+                match send_alone(port.fd(), alone.0, alone.1) {
+                    Alone::Sent => {
+                        metrics.sent_alone.add(1);
+                        (sent.datagrams, sent.messages) = (sent.datagrams + 1, sent.messages + 1);
+                    }
+                    Alone::Failed => metrics.dropped(DropReason::SendFailed),
+                    Alone::Again => {
+                        let (socket, segmenting) = port.outlet();
+                        let each = |error| errors.note(token, error);
+                        sent.add(batch.send_again(socket, segmenting, alone, each), metrics);
+                    }
+                }
                 continue;
             }
-            let mut each = |error| {
-                if let Token::Relay(relay) = token {
-                    errors.push(RelayId(relay), error);
-                }
-            };
+            let mut each = |error| errors.note(token, error);
             let mut next = Some(first);
             while let Some(place) = next {
                 // The bit is the socket's, so those that ask for it leave as groups of their own.

@@ -7,10 +7,11 @@
 //! | STUN message | ChannelData header | payload | 0 to 3 bytes | STUN message | ...
 //! ```
 //! Whoever loses count once never finds the next border again, so what can be no message is an
-//! error for good, found with the first byte that gives it away. A reserved channel number has the
-//! length field of any other, so such a message is handed out, and dropped like any that nobody
-//! wants (RFC 8656, section 12.6). What a message says is not looked at here. Memory is bounded by
-//! the longest message, [`FRAME_BYTES_MAX`].
+//! error for good, found with the first byte that gives it away. What has its length field where
+//! any message has it is handed out, and dropped like any that nobody wants: a reserved channel
+//! number (RFC 8656, section 12.6), and STUN that is malformed, by its magic cookie or by a length
+//! that is no multiple of four (RFC 8489, section 6.3). What a message says is not looked at here.
+//! Memory is bounded by the longest message, [`FRAME_BYTES_MAX`].
 
 use std::ops::Range;
 
@@ -19,8 +20,9 @@ use super::error::DecodeError;
 use super::header::{HEADER_BYTES, MAGIC_COOKIE};
 use super::{Kind, classify};
 
-/// The longest message on a stream: a STUN message whose length field is 0xFFFC.
-pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + 0xFFFC;
+/// The longest message on a stream: a STUN message whose length field is 0xFFFF, malformed as that
+/// is.
+pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + 0xFFFF;
 
 /// Cuts a stream into messages.
 ///
@@ -76,7 +78,7 @@ impl Framer {
     /// The next whole message without its padding; `None` when more bytes must come first.
     ///
     /// # Errors
-    /// `NotStun` or `Length` when the bytes are no message, and the same again for ever after.
+    /// `NotStun` when the bytes are no message, and the same again for ever after.
     pub fn next_message(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         let mut messages = self.messages();
         let message = messages.next_message()?;
@@ -143,16 +145,13 @@ fn extent(waiting: &[u8]) -> Result<Option<Extent>, DecodeError> {
             let message = CHANNEL_DATA_HEADER_BYTES + length;
             Extent { message, frame: message.next_multiple_of(4) }
         })),
-        // RFC 8656, section 12: up to 0x3F it is STUN. Above 3 the method is one that nobody has
-        // defined, which is not answered, but its length is known.
-        (_, Kind::Stun | Kind::Other) => {
+        (_, kind @ (Kind::Stun | Kind::Other)) => {
             let Some(length) = length else { return Ok(None) };
-            // RFC 8489, section 5: attributes are padded, so the last two bits are zero.
-            if length % 4 != 0 {
-                return Err(DecodeError::Length);
-            }
-            let cookie = MAGIC_COOKIE.to_be_bytes();
-            if waiting[4..].iter().zip(cookie).any(|(byte, cookie)| *byte != cookie) {
+            // RFC 8656, section 12: up to 0x3F it is STUN. Above 3 the method is one that nobody
+            // has defined, which is not answered, but its length is known; without the cookie it
+            // is rather what others begin with that, as TLS does (RFC 7983, section 7).
+            let cookie = waiting[4..].iter().zip(MAGIC_COOKIE.to_be_bytes());
+            if kind == Kind::Other && { cookie }.any(|(byte, cookie)| *byte != cookie) {
                 return Err(DecodeError::NotStun);
             }
             let message = HEADER_BYTES + length;
@@ -285,18 +284,32 @@ mod tests {
             None
         };
         // TLS greetings on a plain listener, and the ends of what can be neither.
-        assert_eq!(first_error(b"\x16\x03\x01\x02\x00"), Some((3, DecodeError::Length)));
+        assert_eq!(first_error(b"\x16\x03\x01\x02\x00"), Some((4, DecodeError::NotStun)));
         assert_eq!(first_error(b"\x16\x03\x01\x04\x00"), Some((4, DecodeError::NotStun)));
         assert_eq!(first_error(&[0x04, 0, 0, 0, 0]), Some((4, DecodeError::NotStun)));
         assert_eq!(first_error(&[0x3F, 0xFF, 0, 0, 0]), Some((4, DecodeError::NotStun)));
-        let odd = [0, 1, 0, 6, 0x21];
-        assert_eq!(first_error(&odd), Some((3, DecodeError::Length)));
-        let other_cookie = [0, 1, 0, 8, 0x21, 0x12, 0xA4, 0x43];
+        let other_cookie = [0x3F, 1, 0, 8, 0x21, 0x12, 0xA4, 0x43];
         assert_eq!(first_error(&other_cookie), Some((7, DecodeError::NotStun)));
         assert_eq!(first_error(&stun(0)), None);
         let mut of_no_method = stun(0);
         of_no_method[0] = 0x3E;
         assert_eq!(first_error(&of_no_method), None);
+    }
+
+    #[test]
+    fn a_malformed_message_costs_itself_only() {
+        for length in [0, 1, 2, 7, 0xFFFF] {
+            for (first, cookie) in [(0, MAGIC_COOKIE), (0, 1), (3, 0), (3, MAGIC_COOKIE)] {
+                let mut malformed = stun(length);
+                malformed[0] = first;
+                malformed[4..8].copy_from_slice(&cookie.to_be_bytes());
+                let stream = [&malformed[..], &stun(0)].concat();
+                for piece in [1, 4096] {
+                    let expected = vec![malformed.clone(), stun(0)];
+                    assert_eq!(cut(&stream, &[piece]), Ok(expected), "{length} {first} {cookie}");
+                }
+            }
+        }
     }
 
     #[test]

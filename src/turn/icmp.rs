@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::server::Server;
 use super::table::Place;
+use super::traffic::{Dropped, charge};
 use super::{Action, Actions, RelayId};
 use crate::metrics::DropReason;
 use crate::net::Now;
@@ -41,7 +42,8 @@ impl Icmp {
 
 impl Server {
     /// Handles an ICMP error about a datagram that left relay socket `relay` for `peer`; its port
-    /// is 0 when the worker does not know it. Who sent the error does not matter.
+    /// is 0 when the worker does not know it. Who sent the error does not matter. What the client
+    /// is told costs bandwidth, as what peers send does.
     pub fn handle_icmp(
         &mut self,
         now: Now,
@@ -52,7 +54,7 @@ impl Server {
     ) {
         match self.tell_icmp(now, relay, peer, icmp) {
             Ok(action) => actions.push(action),
-            Err(reason) => self.metrics.dropped(reason),
+            Err(dropped) => dropped.count(&self.metrics),
         }
     }
 
@@ -62,12 +64,12 @@ impl Server {
         relay: RelayId,
         peer: SocketAddr,
         icmp: Icmp,
-    ) -> Result<Action, DropReason> {
+    ) -> Result<Action, Dropped> {
         let (place, family) = Place::of(relay);
         if AddressFamily::of(peer.ip()) != family || !icmp.is_told(family) {
-            return Err(DropReason::Icmp);
+            return Err(DropReason::Icmp.into());
         }
-        let own = self.table.get(place).filter(|own| own.relays(family, now.instant));
+        let own = self.table.get_mut(place).filter(|own| own.relays(family, now.instant));
         let own = own.ok_or(DropReason::NoAllocation)?;
         // §11.5: the peer's address needs a permission; ports do not count.
         let ip = self.shared.policy.reported(peer.ip()).ip;
@@ -78,6 +80,7 @@ impl Server {
             .xor_address(attr::XOR_PEER_ADDRESS, SocketAddr::new(ip, peer.port()))
             .icmp(icmp.kind, icmp.code, icmp.told_data(family))
             .finish(None, false);
+        charge(&self.shared, own, bytes.len(), now.instant)?;
         Ok(Action::Answer { five_tuple: own.five_tuple, bytes })
     }
 }

@@ -18,8 +18,9 @@ use super::quota::{Payer, QuotaUnit};
 /// The value of RESERVATION-TOKEN.
 pub(super) type Token = [u8; 8];
 
-/// How long a port is held (RFC 8656, section 7.2).
-pub(super) const RESERVATION_LIFE: Duration = Duration::from_secs(30);
+/// How long a port is held: at least 30 seconds (RFC 8656, section 7.2), which the client counts
+/// from the answer on, so the way there and back is added.
+pub(super) const RESERVATION_LIFE: Duration = Duration::from_millis(30_500);
 
 /// A bound socket of a worker, on its way to another one; dropping it closes the socket. What is
 /// inside is the workers' business: the engine keeps it and hands it on.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::server::{Admitted, live};
-use super::traffic::{Dropped, charge, charge_all};
+use super::traffic::{Dropped, charge};
 use super::{Actions, FiveTuple, RelayId, Server, Verdict, method};
 use crate::metrics::DropReason;
 use crate::net::Now;
@@ -92,7 +92,7 @@ impl Server {
         let message = ChannelData::parse(run).map_err(|_| DropReason::Malformed)?;
         let (place, allocation) = live(&mut self.table, five_tuple, now)?;
         let (to, payload) = method::send::channel_data(&self.shared, allocation, &message, now)?;
-        charge_all(&self.shared, allocation, count * payload.len(), now)?;
+        charge(&self.shared, allocation, count * payload.len(), now)?;
         self.metrics.to_peer.add_run(count, payload.len());
         Ok(to.verdict(place, payload, false))
     }
@@ -121,10 +121,7 @@ impl Server {
         if header_bytes + len + padding > five_tuple.datagram_bytes_max() {
             return Err(DropReason::TooLong.into());
         }
-        match count {
-            1 => charge(&self.shared, allocation, len, now)?,
-            _ => charge_all(&self.shared, allocation, count * len, now)?,
-        }
+        charge(&self.shared, allocation, count * len, now)?;
         // Not before they are paid for: what is refused is asked for again in smaller pieces.
         for _ in 1..if channel.is_none() { count } else { 1 } {
             self.write_indication(peer, len, headers)?;

@@ -36,7 +36,8 @@ impl Dropped {
     }
 }
 
-/// Takes the bandwidth for `bytes` of payload: the allocation's own, its user's, that of all.
+/// Takes the bandwidth for `bytes`: the allocation's own, its user's, that of all. When it is not
+/// all there, nothing is taken: what goes no further is no traffic of theirs.
 pub(super) fn charge(
     shared: &Shared,
     allocation: &mut Allocation,
@@ -44,6 +45,7 @@ pub(super) fn charge(
     now: Instant,
 ) -> Result<(), Dropped> {
     let rate = shared.options().limits.bandwidth_per_allocation_bytes_per_sec;
+    let before = allocation.bucket;
     if let Some(bucket) = &mut allocation.bucket {
         let (rate, burst) = (rate as f64, burst_bytes(rate) as f64);
         if !bucket.try_take(bytes as f64, rate, burst, now) {
@@ -51,32 +53,17 @@ pub(super) fn charge(
         }
     }
     // All halves have one payer, and with him one bucket.
-    let mut halves = allocation.halves.iter().flatten();
-    if !halves.next().is_none_or(|half| half.unit.bandwidth().try_take(bytes, now)) {
+    let of_user = allocation.halves.iter().flatten().next().map(|half| half.unit.bandwidth());
+    if !of_user.is_none_or(|bucket| bucket.try_take(bytes, now)) {
+        allocation.bucket = before;
         return Err(Dropped::Limit(Limit::BandwidthPerUser));
     }
     if !shared.bandwidth.try_take(bytes, now) {
+        if let Some(bucket) = of_user {
+            bucket.give_back(bytes);
+        }
+        allocation.bucket = before;
         return Err(Dropped::Limit(Limit::Bandwidth));
     }
     Ok(())
-}
-
-/// Takes the bandwidth for `bytes` of many datagrams when all of it is there, else nothing.
-pub(super) fn charge_all(
-    shared: &Shared,
-    allocation: &mut Allocation,
-    bytes: usize,
-    now: Instant,
-) -> Result<(), Dropped> {
-    let bucket = allocation.bucket;
-    let charged = charge(shared, allocation, bytes, now);
-    if let Err(dropped) = charged {
-        allocation.bucket = bucket;
-        if dropped == Dropped::Limit(Limit::Bandwidth)
-            && let Some(half) = allocation.halves.iter().flatten().next()
-        {
-            half.unit.bandwidth().give_back(bytes);
-        }
-    }
-    charged
 }

@@ -177,14 +177,35 @@ fn a_bad_frame_closes_the_connection_and_nobody_elses() {
     let daemon = start("");
     let mut other = client(&daemon);
     other.allocate().expect("an allocation");
-    for bad in [&b"\x16\x03\x01\x02\x00"[..], &[0x3F, 0xFF, 0, 1], &[0, 1, 0, 7], &[4, 0, 0, 0, 0]]
-    {
+    for bad in [&b"\x16\x03\x01\x02\x00"[..], &[0x3F, 0xFF, 0, 1, 0], &[4, 0, 0, 0, 0]] {
         let mut stream = connect(daemon.turn_over("tcp"));
         stream.write_all(&[&BINDING[..], bad].concat()).expect("a write");
         assert_eq!(read_to_end(&mut stream).len(), 32, "what was good before is answered");
     }
-    assert_eq!(daemon.metric("turncast_turn_dropped_total{reason=\"malformed\"}"), 4);
+    assert_eq!(daemon.metric("turncast_turn_dropped_total{reason=\"malformed\"}"), 3);
     other.refresh(600).expect("the other one's allocation lives");
+    daemon.stop();
+}
+
+#[test]
+fn a_malformed_message_is_dropped_and_what_follows_is_answered() {
+    let daemon = start("");
+    let mut stream = connect(daemon.turn_over("tcp"));
+    // Another cookie, a length that is none, both; RFC 8489, section 6.3: silently discarded.
+    let mut malformed = [BINDING, BINDING, BINDING].map(|binding| binding.to_vec());
+    malformed[0][4..8].copy_from_slice(&[0, 0, 0, 1]);
+    malformed[1][3] = 2;
+    malformed[1].extend([0; 2]);
+    malformed[2][3] = 1;
+    malformed[2][4] = 0;
+    malformed[2].push(0);
+    for bytes in &malformed {
+        stream.write_all(&[&bytes[..], &BINDING].concat()).expect("a write");
+        let mut answer = [0; 32];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!((&answer[..2], &answer[8..20]), (&[1, 1][..], &BINDING[8..]));
+    }
+    assert_eq!(daemon.metric("turncast_turn_dropped_total{reason=\"malformed\"}"), 3);
     daemon.stop();
 }
 

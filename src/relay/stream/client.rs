@@ -14,13 +14,13 @@ use super::super::hop::Courier;
 use super::super::outbound::{self, Sent};
 use super::super::shared::Commands;
 use super::super::sys::{
-    Datagram, Received, RecvBatch, Run, SendBatch, SocketError, SocketOptions,
+    BATCH, Datagram, Received, RecvBatch, Run, SendBatch, SocketError, SocketOptions,
 };
 use super::super::udp::open;
 use super::super::worker::guard;
 use super::outbox::Outbox;
 use super::peers::{News, Peers};
-use super::relays::{RELAYS_MAX, Relays};
+use super::relays::{Largest, RELAYS_MAX, Relays, waiting_bytes};
 use super::{Lease, Streams};
 use crate::metrics::{DropReason, Limit, ReceiveQueue, RunSwitch, WorkerMetrics};
 use crate::net::Now;
@@ -46,6 +46,8 @@ pub(super) struct Client {
     /// What the connection turns into, once the answer to that has left.
     pub(super) bound: Option<Bound>,
     relays: Relays,
+    /// Something waits in a socket of them until the client has read more.
+    is_held: bool,
     /// There from the first TCP allocation until the last one ends.
     peers: Option<Peers>,
     relay_socket: SocketOptions,
@@ -72,6 +74,7 @@ impl Client {
             is_overrun: false,
             bound: None,
             relays: Relays::new(relay_socket),
+            is_held: false,
             peers: None,
             relay_socket,
             actions: Actions::new(),
@@ -149,9 +152,10 @@ impl Client {
         }
     }
 
-    /// Hands what peers have sent to the engine, one batch of each socket; whether there was
-    /// anything to do.
+    /// Hands what peers have sent to the engine, about one batch of each socket, and no more than
+    /// there is room for; whether there was anything to do.
     pub(super) fn poll_relays(&mut self, cx: &mut Context<'_>) -> bool {
+        let was_held = std::mem::take(&mut self.is_held);
         if self.relays.is_empty() {
             return false;
         }
@@ -159,22 +163,60 @@ impl Client {
         let mut errors = Vec::new();
         SCRATCH.with_borrow_mut(|scratch| {
             for index in 0..RELAYS_MAX {
-                let received = &mut scratch.received;
-                let batch = self.relays.receive(index, cx, received, &mut errors);
-                let Poll::Ready((relay, count)) = batch else { continue };
-                is_busy = true;
-                super::received(count, &self.lease.metrics);
-                let lost = self.relays.lost(index, received.queue_drops());
-                self.lease.metrics.queue_dropped(ReceiveQueue::Relay, lost.into());
-                let merged = (0..count).filter(|&index| self.handle_peer(relay, index, scratch));
-                let merged = merged.count();
-                if self.relays.learn(index, count, merged) {
-                    self.lease.metrics.switch(RunSwitch::Merge, 1);
-                }
+                is_busy |= self.poll_relay(index, cx, scratch, &mut errors);
             }
         });
+        if self.is_held && !was_held {
+            self.limit(Limit::WriteQueue);
+        }
         self.tell_errors(errors);
         is_busy
+    }
+
+    /// The same for socket `index`.
+    fn poll_relay(
+        &mut self,
+        index: usize,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        errors: &mut Vec<(RelayId, SocketError)>,
+    ) -> bool {
+        let (mut pieces, mut datagrams, mut is_busy) = (0, 0, false);
+        while datagrams < BATCH {
+            let most = self.relays.fit(index, self.outbox.room()).min(BATCH - datagrams);
+            if most == 0 {
+                self.is_held |= self.relays.is_ready(index, cx);
+                break;
+            }
+            let received = &mut scratch.received;
+            let batch = self.relays.receive((index, most), cx, received, errors);
+            let Poll::Ready((relay, count)) = batch else { break };
+            is_busy = true;
+            pieces += count;
+            let lost = self.relays.lost(index, received.queue_drops());
+            self.lease.metrics.queue_dropped(ReceiveQueue::Relay, lost.into());
+            let mut largest = Largest::Single(0);
+            for index in 0..count {
+                let (piece, of_piece) = self.handle_peer(relay, index, scratch);
+                (largest, datagrams) = (largest.max(piece), datagrams + of_piece);
+            }
+            if self.relays.learn(index, count, largest) {
+                self.lease.metrics.switch(RunSwitch::Merge, 1);
+            }
+            if count < most {
+                break;
+            }
+        }
+        if is_busy {
+            super::received(pieces, &self.lease.metrics);
+        }
+        is_busy
+    }
+
+    /// Whether what was held in the sockets has room now that something was written.
+    pub(super) fn has_room_again(&self) -> bool {
+        let room = self.outbox.room();
+        self.is_held && (0..RELAYS_MAX).any(|index| self.relays.fit(index, room) > 0)
     }
 
     /// Hands what other engines have brought to the engine; whether there was anything.
@@ -278,17 +320,22 @@ impl Client {
         is_told
     }
 
-    /// Hands datagram `index` of a batch to the engine; whether it was a merged one.
-    fn handle_peer(&mut self, relay: RelayId, index: usize, scratch: &mut Scratch) -> bool {
+    /// Hands piece `index` of a batch to the engine; how large it was, and of how many datagrams.
+    fn handle_peer(
+        &mut self,
+        relay: RelayId,
+        index: usize,
+        scratch: &mut Scratch,
+    ) -> (Largest, usize) {
         let Scratch { received: batch, headers, .. } = scratch;
         let Some(received) = batch.received(index) else {
             self.dropped(DropReason::TooLong);
-            return false;
+            return (Largest::Single(0), 1);
         };
         if received.is_merged() {
             let datagrams = batch.bytes(index, HEADROOM..HEADROOM + received.len);
             self.handle_peer_run(relay, received, datagrams, headers);
-            return true;
+            return (Largest::Merged, received.datagrams());
         }
         let payload = HEADROOM..HEADROOM + received.len;
         let buffer = batch.slot_mut(index, received.len);
@@ -298,7 +345,7 @@ impl Client {
             }
             Verdict::ToPeer { .. } | Verdict::ToEngine { .. } | Verdict::Done => {}
         }
-        false
+        (Largest::Single(waiting_bytes(received.len)), 1)
     }
 
     /// The same for all `datagrams` of a merged one, whose headers are written to `headers`.

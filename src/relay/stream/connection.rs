@@ -113,7 +113,7 @@ impl Connection {
         self.client.now = Now::read();
         let mut rounds = 0;
         loop {
-            let is_busy = self.ending.is_none() && self.relay(cx);
+            let mut is_busy = self.relay(cx);
             if self.client.is_overrun {
                 return Poll::Ready(End::Overrun);
             }
@@ -129,6 +129,8 @@ impl Connection {
                 }
                 Poll::Pending => {}
             }
+            // Else something still waits to be written, and the stream wakes the task.
+            is_busy |= self.is_relaying() && self.client.has_room_again();
             rounds += 1;
             if is_busy && rounds < ROUNDS {
                 continue;
@@ -147,10 +149,15 @@ impl Connection {
         }
     }
 
-    /// Whatever has come, from the client or from peers; whether there was anything. A connection
-    /// that turns into another thing only has its answer written.
+    /// Whether anything is read: a connection that is over, or turns into another thing, only has
+    /// its answers written.
+    fn is_relaying(&self) -> bool {
+        self.ending.is_none() && self.client.bound.is_none()
+    }
+
+    /// Whatever has come, from the client or from peers; whether there was anything.
     fn relay(&mut self, cx: &mut Context<'_>) -> bool {
-        self.client.bound.is_none()
+        self.is_relaying()
             && (self.read(cx)
                 | self.client.poll_relays(cx)
                 | self.client.poll_mailbox(cx)

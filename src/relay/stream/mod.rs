@@ -5,8 +5,9 @@
 //! The straight line: `edge` accepts, ends TLS and calls [`Streams::serve`]; the framer finds the
 //! messages; the engine decides, as for UDP; the payloads of one read leave through the
 //! allocation's socket together, and what a batch of that socket brings gathers in an outbox of
-//! bounded size, which is written at once. A slow client loses packets and holds up nobody. The
-//! allocation ends with the connection.
+//! bounded size, which is written at once. What a slow client has no room for waits in that socket,
+//! and is lost when its receive buffer is full; nobody is held up. The allocation ends with the
+//! connection.
 //!
 //! With a TCP allocation (RFC 6062) peers come and are connected in `peers.rs`; a connection whose
 //! client binds one of these is a `splice.rs` from then on, and the framer is asked no more.
@@ -53,8 +54,9 @@ pub struct StreamLimits {
     pub idle: Duration,
     /// How long a message may take from its first byte to its last.
     pub half_message: Duration,
-    /// Bytes that may wait for a client to read them; what peers send beyond is dropped. Of other
-    /// allocations of ours about as many may wait for the client's task.
+    /// Bytes that may wait for a client to read them; what peers send beyond waits in the receive
+    /// buffer of the relay socket. Of other allocations of ours about as many may wait for the
+    /// client's task.
     pub write_queue_bytes: usize,
     /// Receive and send buffer of a TCP allocation's socket for one peer: what waits there for
     /// whoever reads slowly, or for the client to bind the connection (RFC 6062).

@@ -11,8 +11,9 @@ use crate::edge::WriteMessages;
 
 /// Whole messages in order, padded to four bytes as a stream wants it (RFC 8656, section 12.5).
 ///
-/// A client that reads too slowly loses what peers send it, as it would on a full link. Answers
-/// have room of their own behind that: whoever lets even them gather asks without listening.
+/// A client that reads too slowly loses what peers send it, as it would on a full link; no more of
+/// it is received than there is room for. Answers have room of their own behind that: whoever lets
+/// even them gather asks without listening.
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: BytesMut,
@@ -25,6 +26,14 @@ pub(super) struct Outbox {
     /// Where messages end: how much of the first is left, then how long each of the others is.
     /// Only where each has a record of its own.
     borders: Option<VecDeque<usize>>,
+}
+
+/// What packets may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) bytes: usize,
+    /// Nothing waits, so waiting would not make it more.
+    pub(super) is_all: bool,
 }
 
 /// There is no room.
@@ -47,6 +56,12 @@ impl Outbox {
     /// The same for a message whose parts lie apart.
     pub(super) fn push_parts(&mut self, parts: &[&[u8]]) -> Result<(), Full> {
         self.push(parts, self.bytes_max)
+    }
+
+    /// How much room there is for packets.
+    pub(super) fn room(&self) -> Room {
+        let bytes = self.bytes_max.saturating_sub(self.waiting.len());
+        Room { bytes, is_all: self.waiting.is_empty() }
     }
 
     /// Appends an answer.

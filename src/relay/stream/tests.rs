@@ -1,7 +1,8 @@
-//! A panic while a client over TCP is served, which is a bug, so the tests make one; what cannot be
-//! told; and pauses under load.
+//! Clients over TCP: a panic while one is served, which is a bug, so the tests make one; what
+//! becomes of more than a client has read, or can be told; and pauses under load.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::super::pace::Pace;
+use super::super::sys::{Datagram, Run, Segmenting, SendBatch, relay_socket};
 use super::super::{Options, Relay, turn_options_for_tests};
 use super::{PACE, Streams, received};
 use crate::credentials::{Entropy, Grants};
@@ -182,6 +184,143 @@ fn a_thread_that_serves_streams_pauses_and_the_next_connection_counts_it() {
     Streams::before_wait();
     received(1, &metrics);
     assert_eq!(metrics.pauses.value(), 1);
+}
+
+const CHANNEL: u16 = 0x4000;
+const PAYLOAD: usize = 1200;
+/// Datagrams of a burst, more than the shortest queue takes; and of each run in it.
+const BURST: usize = 160;
+const RUN: usize = 16;
+
+/// A peer that sends bursts to a client.
+struct Bursts {
+    peer: socket2::Socket,
+    relayed: SocketAddr,
+    segmenting: Segmenting,
+    sent: usize,
+}
+
+impl Bursts {
+    /// Sends another burst, in runs; the payloads are numbered.
+    fn send(&mut self) {
+        for _ in 0..BURST / RUN {
+            let numbers = self.sent..self.sent + RUN;
+            let bytes: Vec<u8> = numbers.flat_map(payload).collect();
+            let whole = Datagram { bytes: &bytes, to: self.relayed, from: None, traffic_class: 0 };
+            let (count, payload_bytes, stride) = (RUN, PAYLOAD, PAYLOAD);
+            let run = Run { count, payload_bytes, stride, ..Run::single(whole) };
+            let (socket, runs) = (self.peer.as_fd(), std::iter::once(run));
+            let outcome = SendBatch::new().send_runs(socket, &mut self.segmenting, runs, drop);
+            assert_eq!(outcome.sent, RUN);
+            self.sent += RUN;
+        }
+    }
+}
+
+fn payload(number: usize) -> Vec<u8> {
+    let mut payload = vec![number as u8; PAYLOAD];
+    payload[..8].copy_from_slice(&number.to_be_bytes());
+    payload
+}
+
+/// A client with a channel to a peer that sends bursts.
+async fn bursts(server: SocketAddr) -> (TcpStream, Bursts) {
+    let peer = relay_socket(SocketAddr::from(([127, 0, 0, 3], 0)), 1 << 20).expect("a peer");
+    let from = peer.local_addr().ok().and_then(|local| local.as_socket()).expect("an address");
+    let mut client = TcpStream::connect(server).await.expect("a connection");
+    let answer = ask(&mut client, allocate).await;
+    let answer = Message::parse(&answer).expect("an answer");
+    let relayed = answer.first(attr::XOR_RELAYED_ADDRESS).expect("a relayed address");
+    let port = u16::from_be_bytes([relayed[2], relayed[3]]) ^ 0x2112;
+    let bind = || {
+        let writer = Writer::new(Class::Request, Method::CHANNEL_BIND, TransactionId([5; 12]));
+        let number = [CHANNEL.to_be_bytes(), [0; 2]].concat();
+        writer.attribute(attr::CHANNEL_NUMBER, &number).xor_address(attr::XOR_PEER_ADDRESS, from)
+    };
+    let bound = ask(&mut client, bind).await;
+    assert_eq!(Message::parse(&bound).expect("an answer").class(), Class::Success);
+    let relayed = SocketAddr::from(([127, 0, 0, 1], port));
+    let segmenting = Segmenting::new(true);
+    (client, Bursts { peer, relayed, segmenting, sent: 0 })
+}
+
+/// The payloads of these numbers come, in this order.
+async fn expect(client: &mut TcpStream, numbers: std::ops::Range<usize>) {
+    let mut frame = vec![0; 4 + PAYLOAD];
+    for number in numbers {
+        let read = timeout(DEADLINE, client.read_exact(&mut frame)).await;
+        read.unwrap_or_else(|_| panic!("{number} was lost")).expect("a message");
+        assert_eq!(frame[..4], [CHANNEL.to_be_bytes(), (PAYLOAD as u16).to_be_bytes()].concat());
+        assert!(frame[4..] == payload(number), "{number} is not next");
+    }
+}
+
+/// Stops the relay beside its tasks.
+async fn stop(relay: Relay) {
+    let stopped = tokio::task::spawn_blocking(move || relay.stop(DEADLINE));
+    assert!(stopped.await.expect("no panic"), "no task hangs");
+}
+
+/// A relay whose clients have the shortest queue there is.
+fn with_short_queues(merge: bool) -> (Relay, Arc<Metrics>, SocketAddr, watch::Sender<bool>) {
+    let mut engine = turn_options_for_tests();
+    engine.allow_peers = vec!["127.0.0.3".parse().expect("an address")];
+    let mut options = Options::default();
+    options.streams.write_queue_bytes = 128 * 1024;
+    options.features.merge &= merge;
+    start_with(engine, options)
+}
+
+#[tokio::test]
+async fn a_burst_that_is_longer_than_the_queue_reaches_who_reads() {
+    for merge in [true, false] {
+        let (relay, metrics, server, _stop) = with_short_queues(merge);
+        let (mut client, mut bursts) = bursts(server).await;
+        // One thread runs all of this, so a whole burst is there before the relay looks. The first
+        // one tells it that runs come.
+        for round in 0..4 {
+            bursts.send();
+            expect(&mut client, round * BURST..bursts.sent).await;
+        }
+        let merged = metrics.text().contains("turncast_udp_run_packets_total{run=\"merged\"} 0\n");
+        assert_eq!(!merged, merge && Options::default().features.merge);
+        drop(client);
+        stop(relay).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_full_queue_has_no_room_for_waits_and_comes_when_the_client_reads() {
+    for merge in [true, false] {
+        let (relay, metrics, server, _stop) = with_short_queues(merge);
+        let (mut client, mut bursts) = bursts(server).await;
+        let held =
+            || !metrics.text().contains("turncast_limit_hits_total{limit=\"write_queue\"} 0\n");
+        let begin = Instant::now();
+        // What the kernel takes for the client is full before this ends.
+        while !held() {
+            assert!(begin.elapsed() < DEADLINE, "the queue is never full");
+            bursts.send();
+            // The relay has taken all of it, or takes no more.
+            let passed = || {
+                metrics.text().contains(&format!(
+                    "turncast_relayed_packets_total{{direction=\"to_client\"}} {}\n",
+                    bursts.sent,
+                ))
+            };
+            while !held() && !passed() {
+                assert!(begin.elapsed() < DEADLINE, "a burst is lost");
+                tokio::task::yield_now().await;
+            }
+        }
+        let sent = bursts.sent;
+        expect(&mut client, 0..sent).await;
+        // And it goes on as before.
+        bursts.send();
+        expect(&mut client, sent..bursts.sent).await;
+        drop(client);
+        stop(relay).await;
+    }
 }
 
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -36,8 +36,27 @@ pub(in crate::relay) fn drain_errors(
         drained += 1;
     }
     // An error that found no room in the queue is pending all the same; reading it clears it.
+    made(Call::Other);
     let _ = socket2::SockRef::from(&socket).take_error();
     drained
+}
+
+/// Whether a call that failed with `error` may have met what an ICMP error has left for it, and not
+/// be at fault itself (`icmp_err_convert` and `icmpv6_err_convert` in the kernel).
+pub(super) fn may_be_left(error: i32) -> bool {
+    let all = [
+        libc::ECONNREFUSED,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::EMSGSIZE,
+        libc::EACCES,
+        libc::EPROTO,
+        libc::ENOPROTOOPT,
+        libc::EOPNOTSUPP,
+    ];
+    all.contains(&error)
 }
 
 /// Takes one entry out of the queue; `None` when it is empty, `Some(None)` when the entry is

@@ -34,7 +34,7 @@ pub(super) use poll::{Poll, Wake};
 pub(super) use queue::queue_drops;
 pub(super) use recv::{Received, RecvBatch};
 pub(super) use segmenting::Segmenting;
-pub(super) use send::{Datagram, Outcome, Run, SendBatch, send_alone};
+pub(super) use send::{Alone, Datagram, Outcome, Run, SendBatch, send_alone};
 #[cfg(test)]
 pub(super) use socket::set_segment;
 pub(super) use socket::{

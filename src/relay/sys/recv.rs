@@ -90,18 +90,17 @@ impl RecvBatch {
         batch
     }
 
-    /// Receives what is there, up to [`BATCH`] datagrams, and forgets those of the last call.
-    ///
-    /// # Errors
-    /// `WouldBlock` when nothing is there, or what the kernel said.
+    /// As [`Self::recv_some`], up to [`BATCH`] datagrams.
+    #[cfg(test)]
     pub(in crate::relay) fn recv(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.recv_some(socket, BATCH)
     }
 
-    /// The same for at most `most` datagrams, or pieces of merged ones.
+    /// Receives what is there, up to `most` datagrams, or pieces of merged ones, and forgets those
+    /// of the last call.
     ///
     /// # Errors
-    /// As above.
+    /// `WouldBlock` when nothing is there, or what the kernel said.
     pub(in crate::relay) fn recv_some(
         &mut self,
         socket: BorrowedFd<'_>,

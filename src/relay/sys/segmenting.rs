@@ -3,21 +3,24 @@
 /// What a socket has learned about segmented sends (`UDP_SEGMENT`).
 #[derive(Debug, Clone, Copy)]
 pub(in crate::relay) struct Segmenting {
-    /// The largest datagrams that the kernel cuts; 0: none at all.
+    /// It may be tried at all.
+    possible: bool,
+    /// The largest datagrams that the kernel cuts, as far as the last refusals tell; 0: none.
     bytes_max: u16,
-    /// So many calls pass before another attempt.
+    /// So many calls pass before larger ones are tried again.
     pause: u32,
-    /// How long the last pause was.
+    /// How long the last pause was; 0: nothing was refused since larger ones were cut.
     paused: u32,
 }
 
 impl Segmenting {
     /// Nothing is segmented, ever.
-    pub(in crate::relay) const OFF: Self = Self { bytes_max: 0, pause: 0, paused: 0 };
+    pub(in crate::relay) const OFF: Self =
+        Self { possible: false, bytes_max: 0, pause: 0, paused: 0 };
 
     /// Nothing has been refused yet; without `possible` nothing is tried either.
     pub(in crate::relay) const fn new(possible: bool) -> Self {
-        if possible { Self { bytes_max: u16::MAX, ..Self::OFF } } else { Self::OFF }
+        Self { possible, ..Self::OFF }
     }
 
     /// Counts a call that sends.
@@ -29,7 +32,7 @@ impl Segmenting {
     /// Whether datagrams of `bytes` may leave in one piece.
     #[inline]
     pub(super) fn takes(&self, bytes: usize) -> bool {
-        bytes <= usize::from(self.bytes_max) && self.pause == 0 && bytes > 0
+        self.possible && bytes > 0 && (self.pause == 0 || bytes <= usize::from(self.bytes_max))
     }
 
     /// Whether `error` says that the kernel does not segment here.
@@ -38,22 +41,35 @@ impl Segmenting {
         all.contains(&error)
     }
 
+    /// Learns that datagrams of `bytes` were cut.
+    #[inline]
+    pub(super) fn cut(&mut self, bytes: usize) {
+        if self.paused > 0 && bytes > usize::from(self.bytes_max) {
+            self.paused = 0;
+        }
+    }
+
     /// Learns that a send of datagrams of `bytes` was refused with `error`. They are larger than
-    /// the link takes, so those of that size or more are left alone from now on; or the way to
-    /// this one receiver leads through a device that cannot, so all are, for a while that doubles.
+    /// the link takes, so those of that size or more are left alone; or the way to this receiver
+    /// leads through a device that cannot, so all are. Either for a while, which doubles: the next
+    /// receiver may have another way, and what was said of this one may be out of date, or a lie.
     ///
     /// What any link takes was refused because of its receiver, who may have chosen so: an address
     /// that nothing can be sent to, or a path that says it takes no more. Nothing is learned then,
     /// for the others of the socket would pay.
     pub(super) fn refuse(&mut self, error: i32, bytes: usize) {
-        if matches!(error, libc::EINVAL | libc::EMSGSIZE) {
-            if bytes > ANY_LINK_BYTES {
-                self.bytes_max = u16::try_from(bytes - 1).unwrap_or(u16::MAX);
-            }
-        } else {
+        let takes = match error {
+            libc::EINVAL | libc::EMSGSIZE if bytes <= ANY_LINK_BYTES => return,
+            libc::EINVAL | libc::EMSGSIZE => u16::try_from(bytes - 1).unwrap_or(u16::MAX),
+            _ => 0,
+        };
+        if self.pause == 0 {
+            self.bytes_max = takes;
             self.paused = (self.paused * 2).clamp(PAUSE, PAUSE_MAX);
-            self.pause = self.paused;
+        } else {
+            self.bytes_max = self.bytes_max.min(takes);
         }
+        self.pause = self.paused;
     }
 }
 
@@ -87,6 +103,36 @@ mod tests {
             segmenting.refuse(libc::EMSGSIZE, bytes);
             assert!(segmenting.takes(u16::MAX.into()), "{bytes}");
         }
+    }
+
+    #[test]
+    fn what_one_path_was_too_narrow_for_is_tried_again_after_a_while() {
+        let mut segmenting = Segmenting::new(true);
+        let mut attempts = Vec::new();
+        let mut calls = 0..1_000_000;
+        for call in calls.by_ref() {
+            segmenting.pass();
+            assert!(segmenting.takes(1299), "what is smaller passes all the time");
+            segmenting.cut(1299);
+            if segmenting.takes(1400) {
+                attempts.push(call);
+                if attempts.len() == 10 {
+                    break;
+                }
+                segmenting.refuse(libc::EINVAL, 1400);
+                segmenting.refuse(libc::EINVAL, 1300);
+            }
+        }
+        let pauses: Vec<u32> = attempts.windows(2).map(|two| two[1] - two[0]).collect();
+        assert_eq!(pauses, [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384]);
+        // The last one was taken, so the next refusal is the first again.
+        segmenting.cut(1400);
+        segmenting.refuse(libc::EMSGSIZE, 1400);
+        for _ in 0..PAUSE {
+            assert!(!segmenting.takes(1400));
+            segmenting.pass();
+        }
+        assert!(segmenting.takes(1400));
     }
 
     #[test]

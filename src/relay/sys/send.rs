@@ -15,7 +15,7 @@ use super::BATCH;
 use super::address::Address;
 use super::calls::{Call, made};
 use super::control::Control;
-use super::errors::{SocketError, drain_errors};
+use super::errors::{SocketError, drain_errors, may_be_left};
 use super::segmenting::Segmenting;
 
 /// One datagram to send.
@@ -144,6 +144,8 @@ pub(in crate::relay) struct SendBatch {
     used: usize,
     /// Whom the last of them is for: receiver, source, traffic class.
     last: (SocketAddr, Option<SocketAddr>, u8),
+    /// How often the next message has failed by other ways.
+    tries: usize,
 }
 
 impl SendBatch {
@@ -160,7 +162,21 @@ impl SendBatch {
             waiting: 0,
             used: 0,
             last: (SocketAddr::from(([0; 4], 0)), None, 0),
+            tries: 0,
         }
+    }
+
+    /// Sends one datagram that [`send_alone`] has tried in vain. Like [`Self::send_runs`].
+    pub(in crate::relay) fn send_again(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        segmenting: &mut Segmenting,
+        (bytes, to): (&[u8], SocketAddr),
+        each: impl FnMut(SocketError),
+    ) -> Outcome {
+        let again = Run::single(Datagram { bytes, to, from: None, traffic_class: 0 });
+        self.tries = 1;
+        self.send_runs(socket, segmenting, std::iter::once(again), each)
     }
 
     /// Sends `count` datagrams from `socket` in order, each by itself; `datagram` says what they
@@ -310,11 +326,11 @@ impl SendBatch {
         outcome: &mut Outcome,
         each: &mut impl FnMut(SocketError),
     ) -> bool {
-        let mut tries = 0;
+        let mut tries = std::mem::take(&mut self.tries);
         while !left.is_empty() {
             let error = match self.transmit(socket, left.clone()) {
                 Ok(sent) if sent > 0 => {
-                    outcome.add(&self.messages[left.start..left.start + sent]);
+                    outcome.add(&self.messages[left.start..left.start + sent], segmenting);
                     left.start += sent;
                     tries = 0;
                     continue;
@@ -331,17 +347,20 @@ impl SendBatch {
                 }
                 (_, Some(libc::ENOBUFS)) => outcome.full += message.datagrams,
                 (_, code) => {
-                    // Whether the error is this message's own is not to be seen. What an earlier
-                    // one left is in the queue, and may be joined by another until we send again.
-                    // Only what our own kernel refused to send is this one's for certain; that is
-                    // told once, however often it was tried.
-                    let mut own = false;
-                    let drained = drain_errors(socket, |error| {
-                        if !(error.local && own) {
-                            each(error);
-                        }
-                        own |= error.local;
-                    });
+                    // Whether an error that ICMP can leave is this message's own is not to be seen.
+                    // What an earlier one left is in the queue, and may be joined by another until
+                    // we send again. Only what our own kernel refused to send is this one's for
+                    // certain; that is told once, however often it was tried.
+                    let mut own = !code.is_some_and(may_be_left);
+                    let mut drained = 0;
+                    if !own {
+                        drained = drain_errors(socket, |error| {
+                            if !(error.local && own) {
+                                each(error);
+                            }
+                            own |= error.local;
+                        });
+                    }
                     tries += 1;
                     let uncut = code.filter(|code| message.datagrams > 1 && refuses(*code));
                     if let Some(code) = uncut.filter(|_| drained == 0 || tries == TRIES_MAX) {
@@ -366,7 +385,7 @@ impl SendBatch {
     }
 
     /// Sends the datagrams of message `whole` one by one; whether the send buffer was full and the
-    /// rest of them dropped.
+    /// rest of them dropped. They are alike, so when the first fails, those of its size do.
     fn send_apart(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -378,19 +397,25 @@ impl SendBatch {
         let Message { mut vector, vectors, datagrams, segment, .. } = self.messages[whole];
         let end = vector + vectors;
         (self.names[BATCH], self.controls[BATCH]) = (self.names[whole], self.controls[whole]);
+        let mut fails = false;
         for sent in 0..datagrams {
             let (first, mut bytes) = (vector, 0);
             while vector < end && (bytes < segment || vector == first) {
                 bytes += self.vectors[vector].iov_len;
                 vector += 1;
             }
-            let vectors = vector - first;
+            if fails && bytes == segment {
+                outcome.failed += 1;
+                continue;
+            }
+            let (vectors, failed) = (vector - first, outcome.failed);
             self.messages[BATCH] =
                 Message { vector: first, vectors, datagrams: 1, bytes, ..self.messages[whole] };
             if self.send_all(socket, BATCH..BATCH + 1, segmenting, outcome, each) {
                 outcome.full += datagrams - sent - 1;
                 return true;
             }
+            fails = outcome.failed > failed;
         }
         false
     }
@@ -449,10 +474,21 @@ impl SendBatch {
     }
 }
 
-/// Sends one datagram of which nothing is to be said but whom it is for; whether the kernel took
-/// it. If not, it may be sent by a [`SendBatch`], which finds out why.
+/// What became of a datagram that was sent alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::relay) enum Alone {
+    /// The kernel took it.
+    Sent,
+    /// It cannot be sent.
+    Failed,
+    /// Perhaps it was not at fault, or the kernel has no room: [`SendBatch::send_again`] sends it,
+    /// or finds out why not.
+    Again,
+}
+
+/// Sends one datagram of which nothing is to be said but whom it is for.
 #[inline]
-pub(in crate::relay) fn send_alone(socket: BorrowedFd<'_>, bytes: &[u8], to: SocketAddr) -> bool {
+pub(in crate::relay) fn send_alone(socket: BorrowedFd<'_>, bytes: &[u8], to: SocketAddr) -> Alone {
     let (name, name_len) = Address::write(to);
     made(Call::Send);
     // SAFETY: name and bytes are live for the length of the call, which reads as much of them as
@@ -462,18 +498,26 @@ pub(in crate::relay) fn send_alone(socket: BorrowedFd<'_>, bytes: &[u8], to: Soc
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         libc::sendto(fd, bytes.as_ptr().cast(), bytes.len(), flags as _, name, name_len)
     };
-    sent >= 0
+    if sent >= 0 {
+        return Alone::Sent;
+    }
+    let error = io::Error::last_os_error();
+    let passes = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+    let may_pass = |code| code == libc::ENOBUFS || may_be_left(code);
+    let again = passes || error.raw_os_error().is_some_and(may_pass);
+    if again { Alone::Again } else { Alone::Failed }
 }
 
 impl Outcome {
     /// Counts messages that were taken.
     #[inline]
-    fn add(&mut self, messages: &[Message]) {
+    fn add(&mut self, messages: &[Message], segmenting: &mut Segmenting) {
         for message in messages {
             self.sent += message.datagrams;
             if message.datagrams > 1 {
                 self.segmented_sends += 1;
                 self.segmented += message.datagrams;
+                segmenting.cut(message.segment);
             }
         }
     }

@@ -235,7 +235,7 @@ fn what_an_engine_that_is_gone_has_reserved_is_let_go_of_by_another() {
     let other = Server::new(Arc::clone(&bench.shared), metrics, own);
     drop(std::mem::replace(&mut bench.server, other));
     assert_eq!((bench.shared.reservations.len(), bench.shared.quota.taken().0), (1, 1));
-    bench.wait(29);
+    bench.wait(30);
     bench.server.sweep_reservations(bench.now);
     assert_eq!(bench.shared.reservations.len(), 1);
     bench.wait(1);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::bench::{Bench, five_tuple, options};
 use crate::metrics::{DropReason, Limit};
 use crate::stun::{CHANNEL_DATA_HEADER_BYTES, ChannelData, Message, attr, parse_xor_address};
-use crate::turn::{Actions, RelayId, Verdict};
+use crate::turn::{Action, Actions, Icmp, RelayId, Verdict};
 
 const CHANNEL: u16 = 0x4001;
 
@@ -177,6 +177,42 @@ fn a_limit_that_bites_in_the_middle_lets_through_what_fits() {
     bench.wait(1);
     let one_by_one = bench.run(&run.repeat(60), 1004);
     assert_eq!(one_by_one.iter().filter(|(_, passes)| *passes).count(), 25);
+}
+
+#[test]
+fn a_packet_that_one_limit_refuses_costs_the_others_nothing() {
+    // Of one there is enough for 131 of these, of the one behind it for 65.
+    for (rates, refuses, spared) in [
+        ([131_072, 0, 1], Limit::Bandwidth, Limit::BandwidthPerAllocation),
+        ([0, 131_072, 1], Limit::Bandwidth, Limit::BandwidthPerUser),
+        ([131_072, 1, 0], Limit::BandwidthPerUser, Limit::BandwidthPerAllocation),
+    ] {
+        let (mut bench, _) = bench(rates);
+        let frame = frame(CHANNEL, 1000);
+        let passed = (0..300).filter(|_| bench.run(&frame, 1004) == [(1, true)]).count();
+        assert_eq!((passed, bench.metrics.limits(refuses)), (65, 235), "{refuses:?}");
+        assert_eq!(bench.metrics.limits(spared), 0, "{spared:?}");
+    }
+}
+
+#[test]
+fn what_routers_say_costs_bandwidth_like_what_peers_say() {
+    let (mut bench, relay) = bench([1, 0, 0]);
+    let tell = |bench: &mut Bench| {
+        let mut told = Actions::new();
+        let icmp = Icmp { kind: 3, code: 3, data: 0 };
+        bench.server.handle_icmp(bench.now, relay, peer(), icmp, &mut told);
+        match told.pop() {
+            Some(Action::Answer { bytes, .. }) => bytes.len(),
+            _ => 0,
+        }
+    };
+    // The smallest burst is 65,536 bytes.
+    let told: Vec<usize> = (0..2000).map(|_| tell(&mut bench)).collect();
+    let bytes: usize = told.iter().sum();
+    assert!((65_000..=65_536).contains(&bytes), "{bytes}");
+    let refused = told.iter().filter(|bytes| **bytes == 0).count();
+    assert_eq!(bench.metrics.limits(Limit::BandwidthPerAllocation), refused as u64);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use turncast::stun::control::Control;
 use turncast::stun::{
-    ChannelData, FRAME_BYTES_MAX, Framer, Kind, Message, SendIndication, UNKNOWN_ATTRIBUTES_MAX,
-    attr, classify, long_term_key, parse_xor_address,
+    ChannelData, FRAME_BYTES_MAX, Framer, Kind, MAGIC_COOKIE, Message, SendIndication,
+    UNKNOWN_ATTRIBUTES_MAX, attr, classify, long_term_key, parse_xor_address,
 };
 
 /// The view of a STUN message and everything it tells.
@@ -58,7 +58,8 @@ fn messages(input: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
             match framer.next_message() {
                 Ok(Some(message)) => {
                     assert!(message.len() <= FRAME_BYTES_MAX);
-                    assert!(!(0x04..0x40).contains(&message[0]), "neither STUN nor a channel");
+                    let is_other = (0x04..0x40).contains(&message[0]);
+                    assert!(!is_other || message[4..8] == MAGIC_COOKIE.to_be_bytes(), "not STUN");
                     found.push(message.to_vec());
                 }
                 Ok(None) => break,

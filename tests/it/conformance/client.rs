@@ -291,8 +291,8 @@ impl Client {
         self.quiet();
     }
 
-    /// As [`Client::silence`] for bytes that are no STUN message: a stream cannot go on behind
-    /// them, so it is closed.
+    /// As [`Client::silence`] for bytes that do not begin as STUN does: a stream cannot go on
+    /// behind them, so it is closed.
     #[track_caller]
     pub(crate) fn refused(&mut self, bytes: &[u8]) {
         if !self.wire.is_stream() {

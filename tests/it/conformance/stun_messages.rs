@@ -41,18 +41,22 @@ const HEADER: &[Check] = &[
     ("5: the first two bits are zero: 01", |client| {
         client.refused(&binding().with_byte(0, 0x40).0);
     }),
-    ("5: the magic cookie: its first byte", |client| client.refused(&binding().with_byte(4, 0).0)),
-    ("5: the magic cookie: its last byte", |client| client.refused(&binding().with_byte(7, 0).0)),
+    ("5: the magic cookie: its first byte", |client| client.silence(&binding().with_byte(4, 0).0)),
+    ("5: the magic cookie: its last byte", |client| client.silence(&binding().with_byte(7, 0).0)),
     ("5: the magic cookie: its bytes swapped", |client| {
-        client.refused(&binding().with_byte(4, 0x42).with_byte(7, 0x21).0);
+        client.silence(&binding().with_byte(4, 0x42).with_byte(7, 0x21).0);
     }),
     ("11: a client of RFC 3489 is not answered", |client| {
-        client.refused(&[&[0, 1, 0, 0][..], &[7; 16]].concat());
+        client.silence(&[&[0, 1, 0, 0][..], &[7; 16]].concat());
     }),
-    ("5: a length of 1", |client| client.refused(&[&binding().counted(1).0[..], &[0]].concat())),
-    ("5: a length of 2", |client| client.refused(&[&binding().counted(2).0[..], &[0; 2]].concat())),
-    ("5: a length of 7", |client| client.refused(&[&binding().counted(7).0[..], &[0; 7]].concat())),
-    ("5: a length of 0xFFFF", |client| client.refused(&binding().counted(0xFFFF).0)),
+    ("5: a length of 1", |client| client.silence(&[&binding().counted(1).0[..], &[0]].concat())),
+    ("5: a length of 2", |client| client.silence(&[&binding().counted(2).0[..], &[0; 2]].concat())),
+    ("5: a length of 7", |client| client.silence(&[&binding().counted(7).0[..], &[0; 7]].concat())),
+    ("5: a length of 0xFFFF", |client| {
+        // More than a datagram has room for.
+        let length = if client.wire.is_stream() { 0xFFFF } else { 0 };
+        client.silence(&[&binding().counted(0xFFFF).0[..], &vec![0; length]].concat());
+    }),
 ];
 
 const DATAGRAMS: &[Check] = &[

@@ -1,5 +1,6 @@
 //! Sending through real sockets: in order, whole, and each error told once.
 
+use super::super::calls::count;
 use super::super::recv::RecvBatch;
 use super::super::socket::{dead_peer, relay_socket, udp_listener};
 use super::*;
@@ -289,6 +290,53 @@ fn a_receiver_that_cannot_be_sent_to_costs_the_others_no_run() {
         let (len, _) = receiver.recv_from(&mut buffer).expect("a datagram");
         assert_eq!(&buffer[..len], sent);
     }
+}
+
+#[test]
+fn what_our_own_kernel_refuses_costs_two_calls_however_many_there_are() {
+    let (receiver, to) = receiver("127.0.0.1:0");
+    let socket = relay_socket(address("127.0.0.1:0"), 1 << 20).expect("a relay socket");
+    let (mut batch, mut segmenting) = (SendBatch::new(), Segmenting::new(true));
+    let mut send = |what: &[(usize, SocketAddr, u8)]| {
+        let bytes = pattern(what.iter().map(|(len, ..)| len).sum());
+        let mut outcome = Outcome::default();
+        let calls = count(|| {
+            let runs = datagrams(&bytes, what);
+            outcome = batch.send_runs(socket.as_fd(), &mut segmenting, runs, drop);
+        });
+        (outcome.sent, outcome.failed, calls[Call::Send as usize], calls[Call::Other as usize])
+    };
+    // EINVAL, which is never what an earlier datagram has left.
+    let nowhere = SocketAddr::new(to.ip(), 0);
+    assert_eq!(send(&[(32, nowhere, 0); 64]), (0, 64, 2, 0), "a run");
+    let mut shorter = [(32, nowhere, 0); 64];
+    shorter[63].0 = 31;
+    assert_eq!(send(&shorter), (0, 64, 3, 0), "a run with a shorter end, which might pass");
+    assert_eq!(send(&[(32, nowhere, 0)]), (0, 1, 1, 0), "one");
+    // One call for those in front of each, and one that fails.
+    let mixed = [(32, nowhere, 0), (32, to, 0), (32, nowhere, 0), (32, to, 0)];
+    assert_eq!(send(&mixed), (2, 2, 4, 0), "some");
+    for _ in 0..2 {
+        assert_eq!(receiver.recv_from(&mut [0; 64]).expect("a datagram").0, 32);
+    }
+    // An address that is not there may have been an earlier one's: its queue is looked at, once.
+    let other_family = address("[::1]:9");
+    let unreachable = [(32, address("255.255.255.255:9"), 0)];
+    assert_eq!(send(&[(32, other_family, 0)]), (0, 1, 1, 0), "another family");
+    let (sent, failed, ..) = send(&unreachable);
+    assert_eq!((sent, failed), (0, 1));
+}
+
+#[test]
+fn what_failed_alone_is_tried_once_more_only_if_an_earlier_one_may_be_why() {
+    let (_receiver, to) = receiver("127.0.0.1:0");
+    let socket = relay_socket(address("127.0.0.1:0"), 1 << 20).expect("a relay socket");
+    let (_held, dead) = dead_peer("127.0.0.1:0");
+    assert_eq!(send_alone(socket.as_fd(), b"x", to), Alone::Sent);
+    assert_eq!(send_alone(socket.as_fd(), b"x", SocketAddr::new(to.ip(), 0)), Alone::Failed);
+    assert_eq!(send_alone(socket.as_fd(), b"x", dead), Alone::Sent);
+    // Loopback has answered by ICMP.
+    assert_eq!(send_alone(socket.as_fd(), b"x", to), Alone::Again);
 }
 
 #[test]
