@@ -11,6 +11,9 @@ use crate::turn::policy::Policy;
 use crate::turn::{DiscoveryPair, Options, RelayAddress};
 
 proptest! {
+    // Each is quick, and few of them meet an address and a list that matter to one another.
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
     #[test]
     fn the_policy_agrees_with_a_naive_reference(
         (spot, allow, deny, hosts, [relay, discovery]) in spots().prop_flat_map(|spot| {
@@ -50,6 +53,22 @@ proptest! {
                 prop_assert_eq!(policy.delivery(canonical), delivered);
             }
         }
+    }
+}
+
+#[test]
+fn the_defaults_agree_with_a_naive_reference_at_every_edge() {
+    let options = options();
+    let policy = Policy::new(&options);
+    let v4 = (0..naive::SPECIAL_V4.len()).map(naive::range_v4).flat_map(|(first, last)| {
+        [first, last, first.wrapping_sub(1), last.wrapping_add(1)].map(Ipv4Addr::from_bits)
+    });
+    let v6 = (0..naive::SPECIAL_V6.len()).map(naive::range_v6).flat_map(|(first, last)| {
+        [first, last, first.wrapping_sub(1), last.wrapping_add(1)].map(Ipv6Addr::from_bits)
+    });
+    for peer in v4.map(IpAddr::V4).chain(v6.map(IpAddr::V6)).flat_map(encodings) {
+        let judged = policy.judge(peer);
+        assert_eq!(judged.is_ok(), naive::allows(&options, peer), "{peer}: {judged:?}");
     }
 }
 
