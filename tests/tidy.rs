@@ -6,6 +6,8 @@
 
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/labels.rs"]
+mod labels;
 #[path = "tidy/logs.rs"]
 mod logs;
 #[path = "tidy/names.rs"]

@@ -252,8 +252,9 @@ section! {
             );
         /// How long a credential that we hand out is good for a new stream.
         credential_ttl_secs: u32 = Is("300"), Whole(1, 604_800);
-        /// Peers that are opened although the built-in list denies them. The longest prefix
-        /// wins; an address of this host needs a prefix of its own (/32 or /128).
+        /// Peers that are opened although the built-in list denies them: private and other special
+        /// ranges, and of IPv6 all but 2000::/3 and 64:ff9b::/96 (NAT64). The longest prefix wins;
+        /// an address of this host needs a prefix of its own (/32 or /128).
         allow_peers: List<Prefix> = Empty(r#"["10.1.2.0/24"]"#), PREFIXES;
         /// Peers that are denied although the built-in list does not. Wins a tie.
         deny_peers: List<Prefix> = Empty(r#"["198.51.100.0/24"]"#), PREFIXES;

@@ -409,4 +409,28 @@ mod tests {
         assert_eq!(of("", &[], 20_000), 1);
         assert_eq!(of("limits.allocations = 5\n", &both, 20_000), 5);
     }
+
+    #[test]
+    fn allocations_in_all_are_what_the_descriptors_leave_unless_they_are_set() {
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        let one = [RelayAddress { public: ip, local: ip }];
+        let most = |turn: &str, limits: &str, descriptors| {
+            let text = format!(
+                "[web.limits]\nconnections = 100\n[turn]\n{turn}\n\
+                 [turn.limits]\nconnections = 50\n{limits}"
+            );
+            allocations(&loaded(&text).config, &one, descriptors)
+        };
+        // Connections of the pages, two descriptors for each of the relay, and the daemon's own.
+        assert_eq!(most("", "", 1_000), 1_000 - 100 - 2 * 50 - OWN_DESCRIPTORS as u32);
+        let tcp = "tcp_connections = 60";
+        assert_eq!(most("tcp_relay = true", tcp, 1_000), 612, "and those of peers");
+        // Where the connections could take all, half is left for allocations.
+        assert_eq!(most("", "", 400), 200);
+        assert_eq!(most("", "", 0), 1);
+        // Each has a port, too; and descriptors may be without end.
+        assert_eq!(most("relay_ports = \"50000-50009\"", "", u64::MAX), 10);
+        assert_eq!(most("", "allocations = 7", 1_000), 7);
+        assert_eq!(most("", "allocations = 7000", 1_000), 7_000);
+    }
 }

@@ -52,10 +52,11 @@ pub(super) async fn run(parts: Parts<'_>, state: &mut State) -> Result<(), Error
     let tls = certificate.served().cloned();
     let bound = Bound::bind(config)?;
     let streams = clients::Bound::bind(config)?;
-    let follow = supervise::follow_addresses(Arc::clone(&shared), host.clone());
     let discovery = shared.options().nat_discovery.clone();
     let options = options::relay(config, &discovery);
-    let relay = Relay::start(options, shared, &metrics, &heartbeats, &mut entropy)?;
+    let turn = Arc::clone(&shared);
+    let relay = Relay::start(options, turn, &metrics, &heartbeats, &mut entropy)?;
+    let follow = supervise::follow_addresses(shared, relay.handle(), host.clone());
     let listeners = Listeners {
         web: bound.web(),
         turn: streams.with_udp(config, relay.local_addresses()),

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::metrics::Heartbeats;
 use crate::net::interface_addresses;
-use crate::turn;
+use crate::{relay, turn};
 
 /// The signals that the daemon answers.
 pub(super) struct Signals {
@@ -86,16 +86,21 @@ pub(super) async fn watch(heartbeats: Arc<Heartbeats>) {
 }
 
 /// Tells the relay for ever which addresses this host has: they come and go (DHCP, VPNs, the
-/// temporary addresses of IPv6), and none of them may be a peer.
-pub(super) async fn follow_addresses(shared: Arc<turn::Shared>, mut known: Vec<IpAddr>) {
+/// temporary addresses of IPv6), and none of them may be a peer, or stay one.
+pub(super) async fn follow_addresses(
+    shared: Arc<turn::Shared>,
+    relay: relay::Handle,
+    mut known: Vec<IpAddr>,
+) {
     let mut ticks = interval(ADDRESSES_TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         match interface_addresses() {
             Ok(found) if found != known => {
-                info!(count = found.len(), "the addresses of this host have changed");
                 shared.set_host_addresses(&found);
+                relay.judge_again();
+                info!(count = found.len(), "the addresses of this host have changed");
                 known = found;
             }
             Ok(_) => {}

@@ -40,8 +40,6 @@ label! {
         Connect => "connect",
         /// RFC 6062 ConnectionBind.
         ConnectionBind => "connection_bind",
-        /// Any other method.
-        Other => "other",
     }
 }
 
@@ -90,8 +88,6 @@ label! {
         Unexpected => "unexpected",
         /// A wrong FINGERPRINT.
         Fingerprint => "fingerprint",
-        /// An unauthenticated source above its share.
-        RateLimited => "rate_limited",
         /// ChannelData on a channel that is not bound (any more).
         NoChannel => "no_channel",
         /// A Send indication or ChannelData of a client without an allocation.

@@ -25,6 +25,8 @@ pub(super) struct Commands {
     /// More names came than [`REVOKED_MAX`], so every allocation ends: the ones that may stay
     /// are made again by their clients, the ones that may not are refused.
     pub(super) revoked_too_many: bool,
+    /// The peer policy denies more than it did.
+    pub(super) judge_again: bool,
     /// The worker ends.
     pub(super) stop: bool,
 }
@@ -57,6 +59,10 @@ impl Inbox {
 
     fn revoke(&self, name: Arc<str>) {
         self.post(|commands| commands.revoke(name));
+    }
+
+    fn judge_again(&self) {
+        self.post(|commands| commands.judge_again = true);
     }
 
     fn stop(&self) {
@@ -95,6 +101,16 @@ impl Handle {
             inbox.revoke(Arc::clone(&name));
         }
         self.streams.revoke(&name);
+    }
+
+    /// Ends the permissions of what
+    /// [`Shared::set_host_addresses`](crate::turn::Shared::set_host_addresses) has just made
+    /// addresses of this host.
+    pub fn judge_again(&self) {
+        for inbox in self.inboxes.iter() {
+            inbox.judge_again();
+        }
+        self.streams.judge_again();
     }
 
     pub(super) fn stop(&self) {

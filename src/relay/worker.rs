@@ -126,6 +126,9 @@ impl Running {
                 self.ask(|engine, _, actions| engine.revoke(name, actions));
             }
         }
+        if commands.judge_again {
+            self.ask(|engine, _, _| engine.judge_again());
+        }
         self.flush();
         commands.revoked.clear();
         self.commands = Commands { revoked: commands.revoked, ..Commands::default() };

@@ -1,4 +1,5 @@
-//! How allocations end: with their time, their grant, their connection, or the relay.
+//! How allocations end: with their time, their grant, their connection, or the relay; and how
+//! permissions end before their time.
 
 use std::time::Instant;
 
@@ -22,6 +23,17 @@ impl Server {
             self.end(place, "revoked", actions);
         }
         self.shared.reservations.revoke(name);
+    }
+
+    /// Ends every permission and channel whose peer the policy denies by now, because
+    /// [`Shared::set_host_addresses`](super::Shared::set_host_addresses) has said that it is an
+    /// address of this host. Packets are judged by their permission alone.
+    pub fn judge_again(&mut self) {
+        for place in self.table.select(|_| true) {
+            if let Some(own) = self.table.get_mut(place) {
+                own.peers.retain(|ip| self.shared.policy.judge(ip).is_ok());
+            }
+        }
     }
 
     /// Ends every allocation of this engine (shutdown). What it has in reserve stays: it may be

@@ -229,7 +229,11 @@ impl Peers {
 
     /// Takes the permissions and channels of a family out.
     pub(super) fn forget(&mut self, family: AddressFamily) {
-        let stays = |ip: IpAddr| AddressFamily::of(ip) != family;
+        self.retain(|ip| AddressFamily::of(ip) != family);
+    }
+
+    /// Takes the permissions and channels out whose peers do not stay.
+    pub(super) fn retain(&mut self, stays: impl Fn(IpAddr) -> bool) {
         self.permissions.retain(|permission| stays(permission.peer.ip));
         self.channels.retain(|channel| stays(channel.peer.ip));
         self.channels_by_peer.retain(|(peer, _)| stays(peer.ip()));

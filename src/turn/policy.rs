@@ -130,7 +130,7 @@ impl Policy {
             return if opened { Ok(()) } else { Err(Denied::Host) };
         }
         match (allowed, denied) {
-            (None, None) if DENIED.iter().any(|prefix| prefix.contains(ip)) => Err(Denied::Special),
+            (None, None) if is_special(ip) => Err(Denied::Special),
             (None, None) => Ok(()),
             (allowed, denied) if allowed > denied => Ok(()),
             _ => Err(Denied::Operator),
@@ -150,8 +150,16 @@ pub(super) fn is_tunnel(ip: IpAddr) -> bool {
     TEREDO.contains(ip) || SIX_TO_FOUR.contains(ip)
 }
 
-/// IPv4-mapped, IPv4-compatible, local-use NAT64 and Teredo: denied whatever they carry. `::1` is
-/// no IPv4-compatible address but a host address, which the table judges.
+/// What is denied unless the operator says otherwise. Of IPv6 that is whatever has not been given
+/// out for hosts of the internet, today or by a registry of tomorrow.
+fn is_special(ip: IpAddr) -> bool {
+    let is_unassigned = ip.is_ipv6() && !GLOBAL.contains(ip) && !NAT64.contains(ip);
+    is_unassigned || DENIED.iter().any(|prefix| prefix.contains(ip))
+}
+
+/// IPv4-mapped, IPv4-translated (RFC 2765) and IPv4-compatible ones, local-use NAT64 and Teredo:
+/// denied whatever they carry. `::1` is no IPv4-compatible address but a host address, which the
+/// table judges.
 fn is_stray_encoding(ip: IpAddr) -> bool {
     ip != IpAddr::V6(Ipv6Addr::LOCALHOST) && ENCODED.iter().any(|prefix| prefix.contains(ip))
 }
@@ -161,10 +169,9 @@ fn is_stray_encoding(ip: IpAddr) -> bool {
 fn embedded_ipv4(ip: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(v6) = ip else { return None };
     let bits = v6.to_bits();
-    let translated = bits >> 32 == 0x0064_ff9b << 64;
     let inner = if bits >> 112 == 0x2002 {
         bits >> 80
-    } else if translated || (bits >> 32) & ISATAP_MASK == ISATAP {
+    } else if NAT64.contains(ip) || (bits >> 32) & ISATAP_MASK == ISATAP {
         bits
     } else {
         return None;
@@ -189,10 +196,20 @@ const fn v6(first: u128, len: u8) -> Prefix {
 const TEREDO: Prefix = v6(0x2001_0000 << 96, 32);
 const SIX_TO_FOUR: Prefix = v6(0x2002 << 112, 16);
 
-const ENCODED: &[Prefix] =
-    &[v6(0xffff << 32, 96), v6(0, 96), v6(0x0064_ff9b_0001 << 80, 48), TEREDO];
+/// What is given out of IPv6 (RFC 4291, section 2.4).
+const GLOBAL: Prefix = v6(0x2000 << 112, 3);
+/// The well-known prefix (RFC 6052), the one part beside it that leads anywhere.
+const NAT64: Prefix = v6(0x0064_ff9b << 96, 96);
 
-/// What is denied unless the operator says otherwise (security.md, point 1; RFC 6890).
+const ENCODED: &[Prefix] = &[
+    v6(0xffff << 32, 96),
+    v6(0xffff << 48, 96),
+    v6(0, 96),
+    v6(0x0064_ff9b_0001 << 80, 48),
+    TEREDO,
+];
+
+/// The special-purpose ranges (RFC 6890); of IPv6 those inside [`GLOBAL`].
 const DENIED: &[Prefix] = &[
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
@@ -209,14 +226,11 @@ const DENIED: &[Prefix] = &[
     v4(203, 0, 113, 0, 24),
     v4(224, 0, 0, 0, 4),
     v4(240, 0, 0, 0, 4),
-    v6(0, 128),
-    v6(1, 128),
-    v6(0xfc00 << 112, 7),
-    v6(0xfe80 << 112, 10),
-    v6(0xfec0 << 112, 10),
-    v6(0xff00 << 112, 8),
+    // Assignments of protocols, no hosts: Teredo, benchmarks, ORCHID (RFC 2928, 5180, 7343).
+    v6(0x2001 << 112, 23),
+    // Documentation (RFC 3849, 9637).
     v6(0x2001_0db8 << 96, 32),
-    v6(0x0100 << 112, 64),
+    v6(0x3fff << 112, 20),
     // RFC 8656, section 21.4: no peer of a tunnel. Who opens it still has the IPv4 in it judged.
     SIX_TO_FOUR,
 ];

@@ -88,6 +88,7 @@ impl Shared {
     }
 
     /// Says which addresses this host has now: `Options::host_addresses` again, when they change.
+    /// What was permitted before ends by [`Server::judge_again`](super::Server::judge_again).
     pub fn set_host_addresses(&self, addresses: &[IpAddr]) {
         self.policy.set_hosts(addresses);
     }

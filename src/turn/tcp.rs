@@ -1,7 +1,7 @@
 //! TCP allocations (RFC 6062): what becomes of connections to and from peers until a client binds
 //! them. From there on they are the worker's ([`super::connections`]).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::connections::{BIND_TIME, NoRoom, OwnConnections};
@@ -29,7 +29,8 @@ pub(super) struct TcpSide {
 /// A Connect request that waits for its connection.
 pub(super) struct Connecting {
     pub(super) id: ConnectionId,
-    pub(super) family: AddressFamily,
+    /// The peer, as the policy judges it.
+    pub(super) peer: IpAddr,
     pub(super) transaction: TransactionId,
     pub(super) fingerprint: bool,
     pub(super) key: Signer,
@@ -50,7 +51,8 @@ impl TcpSide {
     /// must still be answered.
     pub(super) fn end_family(&mut self, family: AddressFamily) -> Vec<Connecting> {
         self.own.end_family(family);
-        self.connecting.extract_if(.., |connecting| connecting.family == family).collect()
+        let ends = |connecting: &mut Connecting| AddressFamily::of(connecting.peer) == family;
+        self.connecting.extract_if(.., ends).collect()
     }
 
     fn take(&mut self, wanted: impl Fn(&Connecting) -> bool) -> Option<Connecting> {
@@ -83,7 +85,9 @@ impl Server {
         let (five_tuple, tcp) = (own.five_tuple, own.tcp.as_mut());
         let Some(tcp) = tcp else { return };
         let Some(connecting) = tcp.take(|connecting| connecting.id == connection) else { return };
-        let waits = |socket| tcp.own.connected(connection, socket, now.instant);
+        // What was allowed when it was asked for may be an address of this host by now.
+        let is_peer = self.shared.policy.judge(connecting.peer).is_ok();
+        let waits = |socket| is_peer && tcp.own.connected(connection, socket, now.instant);
         let failure = match result.map(waits) {
             Ok(true) => None,
             Ok(false) | Err(ConnectFailure::Refused) => Some(Reject::from(Why::ConnectFailed)),

@@ -1,7 +1,7 @@
 //! The daemon as a process: started with free ports, waited for by its own log, stopped in order.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -398,6 +398,19 @@ pub(crate) fn in_network(test: &str, network: &str) -> bool {
          exec unshare --net $own sh -c '{network} && exec \"$@\"' sh \"$@\""
     );
     in_child(test, &unshare)
+}
+
+/// Waits until the port of `address` is free again; a test fails when it is not in time. What a
+/// relay in this very process has closed may be there a moment longer: a process that another test
+/// starts has copies of every socket until it becomes a program of its own. And what is free may be
+/// somebody else's for a while, where tests share the address.
+#[track_caller]
+pub(crate) fn free_again(address: SocketAddr) {
+    let start = Instant::now();
+    while let Err(err) = UdpSocket::bind(address) {
+        assert!(start.elapsed() < DEADLINE, "{address} is not free again: {err}");
+        std::thread::yield_now();
+    }
 }
 
 /// Sends a signal to a process of the test.

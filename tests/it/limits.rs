@@ -67,9 +67,66 @@ fn every_limit_of_the_configuration_is_set_by_a_test_of_the_daemon() {
         let keys = keys(section);
         assert!(keys.len() > 3, "{section}: {keys:?}");
         for key in keys {
-            assert!(tests.contains(&format!("{key} = ")), "no test sets {section}.{key}");
+            assert!(sets(tests, key), "no test sets {section}.{key}");
+            let full = format!("{section}.{key}");
+            match labels(&full)[..] {
+                [] => assert!(UNLABELED.contains(&&*full), "{full} has no metric when it bites"),
+                [label] => assert!(sees(tests, label), "no test sees {full} bite ({label})"),
+                ref more => panic!("{full} is counted as each of {more:?}"),
+            }
         }
     }
+}
+
+/// What no value of `turncast_limit_hits_total` is named for: what is counted as a refusal (438),
+/// what another key's value tells of, and what a client is told and the HTTP library keeps.
+const UNLABELED: &[&str] = &[
+    "turn.limits.nonce_secs",
+    "turn.limits.unauthenticated_burst",
+    "web.limits.streams_per_connection",
+    "web.limits.queue_frames",
+    "broadcast.limits.kept_bytes",
+];
+
+/// Whether a configuration in `tests` sets `key`, and not another one that ends alike.
+fn sets(tests: &str, key: &str) -> bool {
+    tests.match_indices(&format!("{key} = ")).any(|(at, _)| {
+        let before = &tests[..at];
+        before.ends_with("\\n") || !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+    })
+}
+
+/// Whether `tests` look at the hits of `label`.
+fn sees(tests: &str, label: &str) -> bool {
+    tests.contains(&format!("\"{label}\"")) || tests.contains(&format!("{{limit=\\\"{label}\\\"}}"))
+}
+
+/// The values of `limit` that are documented as hits of a key.
+fn labels(key: &str) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    let mut is_of_key = false;
+    for line in include_str!("../../src/metrics/labels.rs").lines().map(str::trim) {
+        if line.starts_with("///") {
+            is_of_key |= line.contains(&format!("`{key}`"));
+        } else if std::mem::take(&mut is_of_key) {
+            found.extend(line.split('"').nth(1));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_key_that_ends_like_another_is_not_taken_for_it() {
+    // No key of the relay, for this file is searched for those.
+    assert!(sets("apples = 1", "apples"));
+    assert!(sets("[fruit]\\napples = 1", "apples"));
+    assert!(sets("\napples = 1", "apples"));
+    assert!(!sets("pine_apples = 1", "apples"));
+    assert!(sees("hits(&daemon, \"apples\")", "apples"));
+    assert!(sees("wait_for(\"hits{limit=\\\"apples\\\"}\")", "apples"));
+    assert!(!sees("hits(&daemon, \"apples_per_user\")", "apples"));
+    assert_eq!(labels("web.limits.messages_per_sec"), ["messages"]);
+    assert_eq!(labels("turn.limits.nonce_secs"), [""; 0]);
 }
 
 #[test]

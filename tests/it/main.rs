@@ -19,6 +19,7 @@ mod limits_of_pages;
 mod nat_discovery;
 mod one_port;
 mod oracle;
+mod own_addresses;
 mod privacy;
 mod process;
 mod relay;

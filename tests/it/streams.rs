@@ -11,7 +11,7 @@ use webrtc_stun::attributes::{
     ATTR_EVEN_PORT, ATTR_REQUESTED_ADDRESS_FAMILY, ATTR_RESERVATION_TOKEN, AttrType,
 };
 
-use crate::harness::{DEADLINE, Daemon, Setup};
+use crate::harness::{DEADLINE, Daemon, Setup, free_again};
 use crate::relay::client::{Client, Relayed, relayed_addresses};
 use crate::secure::{KEYS, certificate_for};
 use crate::ws::Ws;
@@ -311,7 +311,7 @@ fn an_allocation_ends_with_its_connection() {
     assert_eq!(daemon.metric("turncast_allocations"), 1);
     drop(gone);
     daemon.wait_for_metric("turncast_allocations", 0);
-    UdpSocket::bind(relayed).expect("the relayed port is free again");
+    free_again(relayed);
     let log = daemon.stop();
     assert!(log.contains("disconnected"), "{log}");
 }
@@ -431,7 +431,7 @@ fn a_port_reserved_on_any_worker_is_claimed_over_tcp_and_tls() {
         claims.send_channel(0x4000, b"still here");
         assert_eq!(peer.recv_from(&mut [0; 16]).expect("a datagram"), (10, upper));
         claims.refresh(0).expect("the end of the upper one");
-        UdpSocket::bind(upper).expect("the upper port is free again");
+        free_again(upper);
     }
     assert_eq!(daemon.metric("turncast_allocations"), 0);
     daemon.stop();

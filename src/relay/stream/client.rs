@@ -283,6 +283,9 @@ impl Client {
         for name in &commands.revoked {
             self.ask(|engine, _, actions| engine.revoke(name, actions));
         }
+        if commands.judge_again {
+            self.engine.judge_again();
+        }
     }
 
     /// Ends the allocation. The others' reservations and allocations stay: they are shared.

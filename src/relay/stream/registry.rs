@@ -64,6 +64,13 @@ impl Registry {
         }
     }
 
+    /// Ends the permissions of what has become an address of this host.
+    pub(in crate::relay) fn judge_again(&self) {
+        for (_, mailbox) in &self.lock().mailboxes {
+            mailbox.post(|commands| commands.judge_again = true);
+        }
+    }
+
     /// Ends every connection, and lets no more in.
     pub(in crate::relay) fn stop(&self) {
         let mut open = self.lock();

@@ -54,7 +54,7 @@ pub(in crate::turn) fn handle(
     let connection = tcp.own.connect(entropy, peer)?;
     tcp.expect(Connecting {
         id: connection,
-        family,
+        peer: peer.ip(),
         transaction: request.message.transaction_id(),
         fingerprint: request.message.has_fingerprint(),
         key: request.caller.key.clone(),

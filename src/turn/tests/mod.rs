@@ -12,6 +12,7 @@ mod network;
 mod oracle;
 mod oracle_client;
 mod packets;
+mod policy;
 mod properties;
 mod reservations;
 mod runs;

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -70,6 +71,9 @@ pub(crate) type Check = (&'static str, fn(&mut Client));
 pub(crate) struct Server {
     pub(crate) daemon: Daemon,
     trusting: ClientConfig,
+    /// The sockets of all clients over UDP. One that is closed leaves its allocation behind, which
+    /// the next one would find if the kernel gave it the port.
+    sockets: Mutex<Vec<UdpSocket>>,
 }
 
 impl Server {
@@ -80,7 +84,7 @@ impl Server {
                       \"udp://[::1]:0\"]";
         let setup = Setup::new(&config).variable("TURNCAST__TURN__LISTEN", listen);
         let trusting = certificate_for(setup.directory(), rustls::ALL_VERSIONS);
-        Self { daemon: setup.start(), trusting }
+        Self { daemon: setup.start(), trusting, sockets: Mutex::default() }
     }
 
     /// Where it listens.
@@ -93,7 +97,10 @@ impl Server {
     pub(crate) fn client(&self, wire: Wire) -> Client {
         let address = self.address(wire);
         if !wire.is_stream() {
-            return Client::on(wire, UdpSocket::bind(Self::any(wire)).expect("a socket"), address);
+            let socket = UdpSocket::bind(Self::any(wire)).expect("a socket");
+            let copy = socket.try_clone().expect("a copy");
+            self.sockets.lock().expect("nobody panicked").push(copy);
+            return Client::on(wire, socket, address);
         }
         if wire == Wire::Tls {
             let tls = self.handshake(address, &[]).expect("TLS");

@@ -9,6 +9,7 @@ use webrtc_stun::attributes as attr;
 
 use super::client::{Client, DEADLINE, Relayed, relayed_addresses};
 use super::{Fixture, engine, peer, wait_until};
+use crate::harness::free_again;
 
 const ADDITIONAL_ADDRESS_FAMILY: attr::AttrType = attr::AttrType(0x8000);
 
@@ -47,12 +48,12 @@ fn a_dual_allocation_relays_both_families_until_one_is_deleted() {
         assert_eq!(client.receive(), Relayed::Indication(to_six, vec![round]));
     }
     client.delete_family(2).expect("the end of the IPv6 half");
-    UdpSocket::bind(v6).expect("the IPv6 port is free again");
+    free_again(v6);
     assert_eq!(client.permit(&[to_six]), Err(443));
     client.send_indication(to_four, b"on");
     assert_eq!(four.recv_from(&mut [0; 16]).expect("a datagram"), (2, v4));
     client.delete_family(1).expect("the end of the IPv4 half");
-    UdpSocket::bind(v4).expect("the IPv4 port is free again");
+    free_again(v4);
     assert_eq!(client.refresh(600), Err(437));
 }
 
@@ -89,7 +90,7 @@ fn a_reserved_port_is_bound_and_goes_to_whoever_has_the_token_on_any_worker() {
         // Another client may get this one's port, and with it the five-tuple.
         one.refresh(0).expect("the end");
         two.refresh(0).expect("the end");
-        UdpSocket::bind(upper).expect("the upper port is free again");
+        free_again(upper);
     }
     assert!(fixture.relay.stop(DEADLINE));
 }
@@ -97,10 +98,12 @@ fn a_reserved_port_is_bound_and_goes_to_whoever_has_the_token_on_any_worker() {
 #[test]
 fn a_stop_closes_what_is_in_reserve() {
     let fixture = Fixture::start(&["127.0.0.1:0"], 3);
-    let uppers: Vec<SocketAddr> = (0..10).map(|_| reserve(&mut fixture.client()).1).collect();
+    // They stay, so that none gets the port of another, and with it the five-tuple.
+    let mut clients: Vec<Client> = (0..10).map(|_| fixture.client()).collect();
+    let uppers: Vec<SocketAddr> = clients.iter_mut().map(|client| reserve(client).1).collect();
     assert!(fixture.relay.stop(DEADLINE));
     for upper in uppers {
-        UdpSocket::bind(upper).expect("the upper port is free again");
+        free_again(upper);
     }
 }
 

@@ -20,7 +20,7 @@ use turncast::turn;
 use webrtc_turn::client::ClientConfig;
 use webrtc_util::Conn;
 
-use crate::harness::{self, in_network};
+use crate::harness::{self, free_again, in_network};
 use client::{Client, DEADLINE, Relayed};
 
 /// A relay with the fixed user `alice`, whose password is `wonder`.
@@ -308,9 +308,8 @@ fn every_client_stays_with_its_worker() {
         client.refresh(0).expect("the end of the allocation");
     }
     assert_eq!(fixture.metrics.allocations(), 0);
-    // The ports are free once the answer is there.
     for address in relayed {
-        UdpSocket::bind(address).expect("the relayed port is free again");
+        free_again(address);
     }
 }
 
@@ -341,7 +340,7 @@ fn a_revoked_grant_ends_its_allocations_on_every_worker_at_once() {
     assert!(fixture.grants.revoke(grant.name()));
     fixture.relay.handle().revoke(grant.name());
     wait_until("the allocations are gone", || fixture.metrics.allocations() == 1);
-    wait_until("its port is free", || UdpSocket::bind(relayed).is_ok());
+    free_again(relayed);
     assert!(client.refresh(600).is_err());
     assert_eq!(Client::new(fixture.server, name, password).allocate(), Err(401));
     other.refresh(600).expect("somebody else's allocation lives");
@@ -377,7 +376,7 @@ fn stopping_closes_every_socket_and_ends_every_thread() {
     assert!(fixture.relay.stop(DEADLINE));
     assert_eq!(fixture.metrics.allocations(), 0);
     for address in addresses.into_iter().chain([relayed]) {
-        UdpSocket::bind(address).expect("the port is free again");
+        free_again(address);
     }
 }
 

@@ -14,7 +14,8 @@
 //! > icmp PEER to NAME TYPE CODE DATA   an ICMP error about a datagram from there to PEER
 //! > bound RESULT                  what became of the last bind, when `config bind=manual`
 //! > ... about connections         see `tcp`
-//! > wait SECS, > sweep, > revoke GRANT, > host ADDRESSES, > close, > release
+//! > wait SECS, > sweep, > revoke GRANT, > close, > release
+//! > host ADDRESSES               those of this host from now on; > judge ends their permissions
 //! < what the engine did           written by the test
 //! + what it counted               written by the test
 //! ```

@@ -32,6 +32,7 @@ impl Script {
                     addresses.iter().map(|ip| ip.parse().expect("an address")).collect();
                 self.bench().shared.set_host_addresses(&now);
             }
+            ["judge"] => self.bench().server.judge_again(),
             ["close"] => self.bench().server.close_all(&mut actions),
             ["release"] => self.bench().server.release_reservations(),
             ["bound", result] => {

@@ -2,6 +2,7 @@
 
 use super::super::wire::BINDING;
 use super::*;
+use crate::harness::free_again;
 
 #[test]
 fn messages_come_in_any_pieces_and_any_number_at_once() {
@@ -75,7 +76,7 @@ fn the_end_of_a_connection_is_the_end_of_its_allocation() {
         drop(client);
         // Both the port and the unit of the quota are free again.
         server.daemon.wait_for_metric("turncast_allocations", 0);
-        UdpSocket::bind(relayed).expect("the port is free");
+        free_again(relayed);
         let (mut next, _) = allocated(&server, wire);
         assert_eq!(next.signed_code(Out::refresh(0)), 0);
     }
