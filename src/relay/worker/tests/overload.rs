@@ -235,10 +235,12 @@ fn who_has_something_relayed_is_a_client_under_overload_and_nobody_else() {
         assert!(share(&mut call, None), "it watches");
         assert!(!share(&mut call, Some(client)));
         // Neither an answer makes a client of somebody, nor what goes nowhere.
-        let server = call.client.peer_addr().expect("an address");
-        binding_is_answered(&mut call.running, server);
+        let mut request = [7; 20];
+        request[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        call.client.send(&request).expect("a send");
         call.client.send(b"\x40\x07\x00\x00").expect("a send");
         call.running.round().expect("a round");
+        assert_eq!(call.client.recv(&mut [0; 64]).expect("an answer"), 32);
         assert!(!share(&mut call, Some(client)));
         call.relays(outward, inward, if merged { 16 } else { 1 });
         assert_eq!(share(&mut call, Some(client)), outward + inward > 0, "{outward} {inward}");
