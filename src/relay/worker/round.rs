@@ -1,9 +1,9 @@
 //! A round of a worker: whose turn it is, and how much each socket is given.
 //!
 //! One wait reports up to [`EVENTS`] sockets, and nearly all of them may be those of allocations.
-//! Listeners and the mailbox do not wait for the end of them: they have their turn again after every
-//! [`FROM_PEERS`] datagrams from peers. Else a flood towards many clients would leave little for
-//! what clients send, and for requests.
+//! Listeners and the mailbox do not wait for the end of them: they have their turn again after
+//! every [`FROM_PEERS`] datagrams from peers. Else a flood towards many clients would leave little
+//! for what clients send, and for requests.
 
 use std::io;
 
