@@ -125,11 +125,16 @@ pub(super) fn five_tuple(client: SocketAddr) -> FiveTuple {
 
 impl Bench {
     pub(super) fn new(options: Options, seed: u8) -> Self {
-        let mut entropy = Entropy::from_seed([seed; 32]);
+        Self::seeded(options, [seed; 32], [seed.wrapping_add(1); 32])
+    }
+
+    /// The same, with a seed of the engine's own.
+    pub(super) fn seeded(options: Options, seed: [u8; 32], of_engine: [u8; 32]) -> Self {
+        let mut entropy = Entropy::from_seed(seed);
         let grants = Arc::new(Grants::new(Secret::new([7; 32])));
         let shared = Arc::new(Shared::new(Arc::new(options), grants, &mut entropy));
         let metrics = Arc::new(WorkerMetrics::default());
-        let own = Entropy::from_seed([seed.wrapping_add(1); 32]);
+        let own = Entropy::from_seed(of_engine);
         let server = Server::new(Arc::clone(&shared), Arc::clone(&metrics), own);
         Self {
             server,
