@@ -247,7 +247,6 @@ impl Server {
         let Admitted { place, peer, channel } = self.admit(now, relay, source)?;
         let allocation = self.table.get_mut(place).ok_or(DropReason::NoAllocation)?;
         let len = payload.len();
-        charge(&self.shared, allocation, len, now)?;
         let five_tuple = allocation.five_tuple;
         let written = match channel {
             Some(number) => write_channel_data_header(buffer, payload, number),
@@ -259,6 +258,7 @@ impl Server {
         };
         let datagram = written.filter(|range| range.len() <= five_tuple.datagram_bytes_max());
         let datagram = datagram.ok_or(DropReason::TooLong)?;
+        charge(&self.shared, allocation, len, now)?;
         self.metrics.to_client.add(len);
         Ok(Verdict::ToClient { five_tuple, datagram })
     }
