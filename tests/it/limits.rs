@@ -1,13 +1,15 @@
 //! Every limit of the configuration, set in a file, read by the daemon, and seen to bite: a key
 //! that is read and never obeyed looks like protection and is none.
 
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
 use webrtc_stun::attributes::ATTR_LIFETIME;
 
 use crate::harness::{DEADLINE, Daemon, Setup, in_network};
 use crate::relay::client::Client;
+use crate::streams::connect;
 use crate::ws::Ws;
 
 const CONFIG: &str = r#"
@@ -173,7 +175,7 @@ fn bandwidth_is_cut_per_allocation_per_user_and_in_all() {
         ("bandwidth_bytes_per_sec = 1000", "bandwidth", [false, false]),
     ] {
         let daemon = start(&format!("[turn.limits]\n{scope}"));
-        let peer = std::net::UdpSocket::bind("127.0.0.3:0").expect("a peer");
+        let peer = UdpSocket::bind("127.0.0.3:0").expect("a peer");
         peer.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         let to = peer.local_addr().expect("bound");
         let mut clients = [alice(&daemon), alice(&daemon), carol(&daemon)];
@@ -209,21 +211,32 @@ fn strangers_of_one_prefix_get_no_more_answers_than_their_share() {
         return;
     }
     let limits = "[turn.limits]\nunauthenticated_per_prefix_per_sec = 1\nunauthenticated_burst = 5";
-    let daemon = Setup::new(&format!("{CONFIG}{limits}\n"))
-        .variable("TURNCAST__TURN__LISTEN", "udp://203.0.113.10:0")
-        .start();
-    let socket = std::net::UdpSocket::bind("203.0.113.10:0").expect("a client socket");
-    let mut client = Client::with(socket, daemon.turn(), "alice", "password-of-alice-1");
-    let begin = Instant::now();
-    for _ in 0..5 {
-        client.bind();
+    let request = [0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
+    for transport in ["udp", "tcp"] {
+        let daemon = Setup::new(&format!("{CONFIG}{limits}\n"))
+            .variable("TURNCAST__TURN__LISTEN", &format!("{transport}://203.0.113.10:0"))
+            .start();
+        let server = daemon.turn_over(transport);
+        let (mut client, send): (Client, Box<dyn Fn() -> std::io::Result<usize>>) =
+            if transport == "udp" {
+                let socket = UdpSocket::bind("203.0.113.10:0").expect("a client socket");
+                let same = socket.try_clone().expect("the same socket");
+                let client = Client::with(socket, server, "alice", "password-of-alice-1");
+                (client, Box::new(move || same.send(&request)))
+            } else {
+                let stream = connect(server);
+                let same = stream.try_clone().expect("the same stream");
+                let client = Client::over(stream, server, "alice", "password-of-alice-1");
+                (client, Box::new(move || (&same).write(&request)))
+            };
+        let begin = Instant::now();
+        for _ in 0..5 {
+            client.bind();
+        }
+        while hits(&daemon, "unauthenticated") == 0 {
+            assert!(begin.elapsed() < DEADLINE, "everything is answered over {transport}");
+            assert_eq!(send().expect("a send"), request.len());
+        }
+        daemon.stop();
     }
-    while hits(&daemon, "unauthenticated") == 0 {
-        assert!(begin.elapsed() < DEADLINE, "everything is answered");
-        client
-            .socket
-            .send(&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
-            .expect("a send");
-    }
-    daemon.stop();
 }
