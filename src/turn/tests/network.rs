@@ -26,7 +26,6 @@ const DELAY_MILLIS: u32 = 400;
 #[test]
 fn two_clients_talk_through_a_bad_network() {
     for seed in seeds() {
-        println!("SEED={seed}");
         let outcome = std::panic::catch_unwind(|| Net::new(seed).run());
         assert!(outcome.is_ok(), "SEED={seed} fails again");
     }

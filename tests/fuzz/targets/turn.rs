@@ -274,7 +274,7 @@ impl Script {
                 self.left.push(Left::ToPeer(relay, peer, dont_fragment, payload));
             }
             Verdict::ToClient { five_tuple, datagram } => {
-                self.reaches(five_tuple, &buffer[datagram])
+                self.reaches(five_tuple, &buffer[datagram]);
             }
             Verdict::ToEngine { hop, payload } => self.hop(&hop, &[&buffer[payload]]),
             Verdict::Done => {}
