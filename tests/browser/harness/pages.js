@@ -68,10 +68,10 @@ export async function seesAndHears(page) {
 /** Frames are decoded, and two pictures of the video differ. */
 export async function moves(page) {
   const before = await page.evaluate(async () => (await window.turncast.measure())[0].frames);
-  await page.waitForFunction(async (frames) => {
+  await holds(page, async (frames) => {
     const [reading] = await window.turncast.measure();
-    return reading && reading.frames > frames + 5;
-  }, before, { timeout: MEDIA_MS, polling: 200 });
+    return reading?.frames > frames + 5;
+  }, before);
   await page.waitForFunction(() => {
     const video = document.querySelector("video.showing");
     if (!video?.videoWidth) return false;
@@ -91,18 +91,15 @@ export async function moves(page) {
 export async function hears(page) {
   if (await page.isVisible("#sound")) await page.click("#sound");
   const before = await page.evaluate(async () => (await window.turncast.measure())[0].audioEnergy);
-  await page.waitForFunction(async (energy) => {
+  await holds(page, async (energy) => {
     const [reading] = await window.turncast.measure();
-    return reading && reading.audioEnergy > energy;
-  }, before, { timeout: MEDIA_MS, polling: 200 });
+    return reading?.audioEnergy > energy;
+  }, before);
 }
 
 /** The types of the selected candidates and the path, as getStats says. */
 export async function selectedPair(page) {
-  await page.waitForFunction(async () => (await window.turncast.measure())[0]?.path, null, {
-    timeout: MEDIA_MS,
-    polling: 100,
-  });
+  await holds(page, async () => Boolean((await window.turncast.measure())[0]?.path));
   return page.evaluate(async () => {
     const [{ local, remote, path }] = await window.turncast.measure();
     return { local, remote, path };
