@@ -170,12 +170,12 @@ fn what_stands_behind_the_integrity_is_not_obeyed() {
 fn nonces_and_ports_cannot_be_foretold() {
     let (one, two) = (Setup::new(CONFIG).start(), Setup::new(CONFIG).start());
     // The same client in front of two daemons: behind cookie, features and time, all differs.
-    let own: SocketAddr = ([127, 0, 0, 77], 0).into();
-    let first = connected(&one, own);
-    let own = first.local_addr().expect("bound");
-    let of_one = nonce(&first);
-    drop(first);
-    let of_two = nonce(&connected(&two, own));
+    let same = connected(&one, ([127, 0, 0, 77], 0).into());
+    let own = same.local_addr().expect("bound");
+    let of_one = nonce(&same);
+    same.connect(two.turn()).expect("a route");
+    assert_eq!(same.local_addr().expect("bound"), own);
+    let of_two = nonce(&same);
     assert_ne!(of_one[20..], of_two[20..]);
     // Many clients in front of one, each at a port of its own.
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
