@@ -2,8 +2,8 @@
 //!
 //! [`bench`] is one engine with clients and peers around it; [`hop`] joins two; [`transcripts`]
 //! replays the texts of `src/turn/transcripts/`; [`properties`], [`reservations`] and [`tcp`] draw
-//! random cases; [`effort`] counts what refusals cost; [`network`] lets packets get lost; [`oracle`] and [`oracle_client`] are clients
-//! that others wrote.
+//! random cases; [`effort`] counts what refusals cost; [`network`] lets packets get lost;
+//! [`oracle`] and [`oracle_client`] are clients that others wrote.
 
 mod bench;
 mod effort;

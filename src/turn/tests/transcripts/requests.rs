@@ -32,13 +32,13 @@ impl Script {
     /// Builds a STUN message. `user=` NAME of a fixed user or grant, or a time-limited username
     /// (`secret=2`: signed with the second secret, `hash=sha256`); `says=` what USERNAME is all
     /// the same; `hidden`: USERHASH instead; `password=`, `realm=`; `nonce=stale|wrong|TEXT`, or
-    /// `other-port|other-host`: that of another client; `without=ATTR`; `algorithm=md5|sha256` with PASSWORD-ALGORITHMS, which `algorithms=HEX`
-    /// replaces; `integrity=sha1|sha256|both`, `cut=BYTES` of it; `tx=` a transaction id; `peer=`,
-    /// `at=` another address of ours, `over=tcp`; `change=`, `port=`, `padding=` (RFC 5780);
-    /// `channel=`, `transport=`, `family=`, `additional=`, `lifetime=`, `text=`, `even`, `reserve`
-    /// (EVEN-PORT), `token` (the last one told), `id=`
-    /// (the CONNECTION-ID of that number), `attr=KIND:HEX`, `behind=KIND:HEX` (after the
-    /// integrity); `fingerprint`, `fingerprint=wrong`.
+    /// `other-port|other-host`: that of another client; `without=ATTR`; `algorithm=md5|sha256` with
+    /// PASSWORD-ALGORITHMS, which `algorithms=HEX` replaces; `integrity=sha1|sha256|both`,
+    /// `cut=BYTES` of it; `tx=` a transaction id; `peer=`, `at=` another address of ours,
+    /// `over=tcp`; `change=`, `port=`, `padding=` (RFC 5780); `channel=`, `transport=`, `family=`,
+    /// `additional=`, `lifetime=`, `text=`, `even`, `reserve` (EVEN-PORT), `token` (the last one
+    /// told), `id=` (the CONNECTION-ID of that number), `attr=KIND:HEX`, `behind=KIND:HEX` (after
+    /// the integrity); `fingerprint`, `fingerprint=wrong`.
     fn build(&mut self, name: &str, method: &str, words: &Words<'_>) -> Vec<u8> {
         let (class, method) = class_and_method(method);
         let mut ask = self.bench().ask(method);
