@@ -145,7 +145,7 @@ fn a_length_that_is_not_there_is_discarded_and_padding_is_cut_off() {
 
 #[test]
 fn more_channels_than_fit_are_508() {
-    on_each_wire_of(&format!("{}{}\n", readme(), "channels_per_allocation = 2"), |server, wire| {
+    on_each_wire_of(&readme_but("channels_per_allocation", 2), |server, wire| {
         let (mut client, _, peer) = bound(server, wire);
         client.bind(0x4001, address("127.0.0.3:1"));
         assert_eq!(client.signed_code(channel_bind(0x4002, address("127.0.0.3:2"))), 508);

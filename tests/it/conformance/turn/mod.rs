@@ -167,6 +167,14 @@ fn readme_with(line: &str) -> String {
     readme().replace("[turn]\n", &format!("[turn]\n{line}\n"))
 }
 
+/// The same with another value of a key that is set there.
+fn readme_but(key: &str, value: u32) -> String {
+    let text = readme();
+    let (before, line) = text.split_once(&format!("\n{key} = ")).expect("the key");
+    let (_, after) = line.split_once('\n').expect("the end of the line");
+    format!("{before}\n{key} = {value}\n{after}")
+}
+
 /// The same with so many relay ports, on an address where no other test relays.
 fn readme_with_ports(count: u16) -> String {
     let [.., high, low] = std::process::id().to_be_bytes();

@@ -123,25 +123,22 @@ fn the_reserved_byte_of_an_address_is_ignored() {
 
 #[test]
 fn more_permissions_than_fit_are_508_and_none_is_installed() {
-    on_each_wire_of(
-        &format!("{}{}\n", readme(), "permissions_per_allocation = 2"),
-        |server, wire| {
-            let (mut client, relayed) = allocated(server, wire);
-            let peer = Peer::new();
-            let far = [address("9.9.9.9:1"), address("8.8.8.8:1")];
-            assert_eq!(client.signed_code(permission(&[peer.address, far[0], far[1]])), 508);
-            client.send(&send_indication(peer.address, b"dropped").0);
-            assert_eq!(client.signed_code(permission(&[peer.address, far[0]])), 0);
-            assert_eq!(client.signed_code(permission(&far[1..])), 508);
-            assert_eq!(
-                client.signed_code(permission(&[peer.address, far[0]])),
-                0,
-                "known ones are refreshed"
-            );
-            client.send(&send_indication(peer.address, b"passed").0);
-            peer.reads(b"passed", relayed);
-        },
-    );
+    on_each_wire_of(&readme_but("permissions_per_allocation", 2), |server, wire| {
+        let (mut client, relayed) = allocated(server, wire);
+        let peer = Peer::new();
+        let far = [address("9.9.9.9:1"), address("8.8.8.8:1")];
+        assert_eq!(client.signed_code(permission(&[peer.address, far[0], far[1]])), 508);
+        client.send(&send_indication(peer.address, b"dropped").0);
+        assert_eq!(client.signed_code(permission(&[peer.address, far[0]])), 0);
+        assert_eq!(client.signed_code(permission(&far[1..])), 508);
+        assert_eq!(
+            client.signed_code(permission(&[peer.address, far[0]])),
+            0,
+            "known ones are refreshed"
+        );
+        client.send(&send_indication(peer.address, b"passed").0);
+        peer.reads(b"passed", relayed);
+    });
 }
 
 #[test]
