@@ -158,7 +158,7 @@ fn a_failure_about_something_else_costs_no_challenge() {
     daemon.signal("HUP");
     wait_until_trusted(&mut daemon, &pebble, NAME);
     let log = daemon.stop();
-    assert!(!log.contains("port 80") && !log.contains(NOT_FOUND), "{log}");
+    assert!(!log.contains("port 80 of") && !log.contains(NOT_FOUND), "{log}");
 }
 
 #[test]

@@ -214,8 +214,9 @@ fn clients_that_talk_at_once_keep_their_order_whatever_their_sizes() {
 }
 
 #[test]
-fn what_is_too_large_for_the_link_goes_in_parts_and_is_not_tried_again() {
-    let test = "relay::runs::what_is_too_large_for_the_link_goes_in_parts_and_is_not_tried_again";
+fn what_is_too_large_for_the_link_goes_in_parts_and_is_seldom_tried_again() {
+    let test =
+        "relay::runs::what_is_too_large_for_the_link_goes_in_parts_and_is_seldom_tried_again";
     if !in_network(test, "ip link set lo mtu 1500 up") {
         return;
     }
@@ -240,7 +241,8 @@ fn what_is_too_large_for_the_link_goes_in_parts_and_is_not_tried_again() {
         refused() == 2
     });
     (1..40).for_each(exchange);
-    assert_eq!(refused(), 2);
+    // 600 sends each at most, and the pauses double from 64 of them on.
+    assert!((2..=10).contains(&refused()), "{}", refused());
     // What fits is segmented all the same.
     let segmented = ends.segmented();
     wait_until("smaller ones are segmented", || {
