@@ -18,7 +18,7 @@ use super::sys::BATCH;
 /// When a thread pauses, and how long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rhythm {
-    /// How long; the kernel may add the slack of its timers, which is 50 us.
+    /// How long.
     pause: Duration,
     /// As many packets have to be expected in that time.
     packets: usize,
@@ -29,7 +29,7 @@ impl Rhythm {
     pub(super) const DATAGRAMS: Self = Self { pause: Duration::from_micros(50), packets: 4 };
     /// Of streams, which have waited longer for each other than that, from 40,000 packets a second
     /// on. A write or a TLS record costs more than a datagram, so there is more to save.
-    pub(super) const STREAMS: Self = Self { pause: Duration::from_micros(200), packets: 8 };
+    pub(super) const STREAMS: Self = Self { pause: Duration::from_micros(250), packets: 10 };
 }
 
 /// What one thread has had to do of late.
@@ -44,12 +44,15 @@ pub(super) struct Pace {
     is_busy: bool,
     /// Whether something came since the thread last went to wait.
     has_received: bool,
+    /// Whether another thread of ours has brought something in this window.
+    was_handed: bool,
 }
 
 impl Pace {
     pub(super) fn new(rhythm: Rhythm, now: Instant) -> Self {
-        let (packets, receives, is_busy, has_received) = Default::default();
-        Self { rhythm, since: now, packets, receives, is_busy, has_received }
+        let (packets, receives) = Default::default();
+        let (is_busy, has_received, was_handed) = Default::default();
+        Self { rhythm, since: now, packets, receives, is_busy, has_received, was_handed }
     }
 
     /// One that pauses whenever something has come.
@@ -67,6 +70,13 @@ impl Pace {
         self.has_received = true;
     }
 
+    /// Notes that another thread of ours has brought something. Two that pause for each other come
+    /// to nothing, so there is no pause in this window and the next.
+    #[inline]
+    pub(super) fn was_handed(&mut self) {
+        self.was_handed = true;
+    }
+
     /// How long to pause now that there is nothing left to do.
     pub(super) fn pause(&mut self, now: Instant) -> Option<Duration> {
         let Rhythm { pause, packets: least } = self.rhythm;
@@ -76,10 +86,12 @@ impl Pace {
             // Of what a pause has gathered each receive brings more.
             let many = if self.is_busy { BATCH } else { MANY };
             let is_thin = self.packets < self.receives * many;
-            self.is_busy = is_thin && expected >= passed.as_nanos() * least as u128;
+            let is_busy = is_thin && expected >= passed.as_nanos() * least as u128;
+            self.is_busy = is_busy && !std::mem::take(&mut self.was_handed);
             (self.since, self.packets, self.receives) = (now, 0, 0);
         }
-        (std::mem::take(&mut self.has_received) && self.is_busy).then_some(pause)
+        let has_received = std::mem::take(&mut self.has_received);
+        (has_received && !self.was_handed && self.is_busy).then_some(pause)
     }
 }
 
@@ -156,6 +168,23 @@ mod tests {
         assert_eq!(pace.pause(start + WINDOW), None);
         pace.received(1);
         assert!(pace.pause(start + WINDOW).is_some());
+    }
+
+    #[test]
+    fn who_was_handed_something_by_another_thread_does_not_pause_for_a_while() {
+        let start = Instant::now();
+        let mut pace = Pace::new(RHYTHM, start);
+        let mut pauses = |window: u32, was_handed: bool| {
+            (0..200).for_each(|_| pace.received(1));
+            if was_handed {
+                pace.was_handed();
+            }
+            pace.pause(start + WINDOW * window).is_some()
+        };
+        assert!(pauses(1, false));
+        assert!(!pauses(1, true), "at once");
+        assert!(!pauses(2, false), "because of the window before");
+        assert!(pauses(3, false));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::outbound::{Marks, Outbound, Pieces, Sent};
 use super::pace::{Pace, Rhythm};
 use super::share::WINDOW;
 use super::shared::{Commands, Inbox};
-use super::sys::{Received, RecvBatch, SocketError};
+use super::sys::{Received, RecvBatch, SocketError, sharpen_timers};
 use super::udp::{Sockets, Token};
 use crate::metrics::{DropReason, Heartbeat, Limit, WorkerMetrics};
 use crate::net::Now;
@@ -44,6 +44,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Serves until it is told to stop. Every allocation is closed when this returns.
     pub(super) fn run(self) {
+        sharpen_timers();
         let mut running = Running::new(self);
         while !running.stop {
             let metrics = Arc::clone(&running.worker.metrics);

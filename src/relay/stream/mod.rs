@@ -35,7 +35,7 @@ use tracing::debug;
 
 use super::hop::Office;
 use super::pace::{Pace, Rhythm};
-use super::sys::SocketOptions;
+use super::sys::{SocketOptions, sharpen_timers};
 use super::worker::guard;
 use crate::credentials::Entropy;
 use crate::edge;
@@ -144,6 +144,14 @@ struct Paced {
     untold: u64,
 }
 
+impl Paced {
+    /// For the thread that it is made in.
+    fn new() -> Self {
+        sharpen_timers();
+        Self { pace: Pace::new(Rhythm::STREAMS, Instant::now()), untold: 0 }
+    }
+}
+
 /// Notes on this thread what one read has brought. What nobody serves has no counters, so the
 /// pauses before it are counted here.
 fn received(packets: usize, metrics: &WorkerMetrics) {
@@ -156,8 +164,7 @@ fn received(packets: usize, metrics: &WorkerMetrics) {
 }
 
 thread_local! {
-    static PACE: RefCell<Paced> =
-        RefCell::new(Paced { pace: Pace::new(Rhythm::STREAMS, Instant::now()), untold: 0 });
+    static PACE: RefCell<Paced> = RefCell::new(Paced::new());
 }
 
 impl std::fmt::Debug for Streams {

@@ -21,6 +21,7 @@ mod segmenting;
 mod send;
 mod socket;
 mod tcp;
+mod timer;
 mod watch;
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub(super) use socket::{
     udp_listener, was_address_in_use, was_exhausted,
 };
 pub(super) use tcp::{tcp_relay_listener, tcp_relay_socket};
+pub(super) use timer::sharpen_timers;
 pub(super) use watch::Watched;
 
 /// The most datagrams that one system call receives or sends.

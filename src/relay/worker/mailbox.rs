@@ -87,7 +87,7 @@ impl Running {
             if count == 0 {
                 return;
             }
-            self.pace.received(count);
+            self.pace.was_handed();
             self.flush();
             while let Some(parcel) = self.outbound.take_parcel() {
                 if let Some(mailbox) = self.worker.courier.mailbox() {

@@ -35,7 +35,7 @@ pub(super) fn cells() -> Vec<Cell> {
             .goal(Goal::within("p99 us", references, 2.0, 0.0))
             .quick(),
         lively.goal(Goal::within("p50 us", references, 1.0, 15.0)),
-        // A pause, and the slack of the kernel's timers.
+        // A pause, and what has gathered in it.
         busy.goal(Goal::within("p50 us", references, 1.0, 100.0)),
     ]
 }
