@@ -44,6 +44,8 @@ pub(super) struct Pace {
     is_busy: bool,
     /// Whether something came since the thread last went to wait.
     has_received: bool,
+    /// Whether something is left that had no turn.
+    has_left: bool,
     /// Whether another thread of ours has brought something in this window.
     was_handed: bool,
 }
@@ -51,8 +53,8 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(rhythm: Rhythm, now: Instant) -> Self {
         let (packets, receives) = Default::default();
-        let (is_busy, has_received, was_handed) = Default::default();
-        Self { rhythm, since: now, packets, receives, is_busy, has_received, was_handed }
+        let (is_busy, has_received, has_left, was_handed) = Default::default();
+        Self { rhythm, since: now, packets, receives, is_busy, has_received, has_left, was_handed }
     }
 
     /// One that pauses whenever something has come.
@@ -68,6 +70,12 @@ impl Pace {
         self.packets += packets;
         self.receives += 1;
         self.has_received = true;
+    }
+
+    /// Notes that something is left that had no turn: there is no pause before the next one.
+    #[inline]
+    pub(super) fn left_some(&mut self) {
+        self.has_left = true;
     }
 
     /// Notes that another thread of ours has brought something. Two that pause for each other come
@@ -91,7 +99,8 @@ impl Pace {
             (self.since, self.packets, self.receives) = (now, 0, 0);
         }
         let has_received = std::mem::take(&mut self.has_received);
-        (has_received && !self.was_handed && self.is_busy).then_some(pause)
+        let has_left = std::mem::take(&mut self.has_left);
+        (has_received && !has_left && !self.was_handed && self.is_busy).then_some(pause)
     }
 }
 
@@ -168,6 +177,16 @@ mod tests {
         assert_eq!(pace.pause(start + WINDOW), None);
         pace.received(1);
         assert!(pace.pause(start + WINDOW).is_some());
+    }
+
+    #[test]
+    fn who_has_left_something_does_not_pause() {
+        let mut pace = Pace::eager();
+        pace.received(1);
+        pace.left_some();
+        assert_eq!(pace.pause(Instant::now()), None);
+        pace.received(1);
+        assert!(pace.pause(Instant::now()).is_some());
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub(super) struct Client {
     /// What the connection turns into, once the answer to that has left.
     pub(super) bound: Option<Bound>,
     relays: Relays,
-    /// Something waits in a socket of them until the client has read more.
-    is_held: bool,
+    /// In which of their sockets something waits until the client has read more.
+    held: [bool; RELAYS_MAX],
     /// There from the first TCP allocation until the last one ends.
     peers: Option<Peers>,
     relay_socket: SocketOptions,
@@ -74,7 +74,7 @@ impl Client {
             is_overrun: false,
             bound: None,
             relays: Relays::new(relay_socket),
-            is_held: false,
+            held: [false; RELAYS_MAX],
             peers: None,
             relay_socket,
             actions: Actions::new(),
@@ -155,7 +155,7 @@ impl Client {
     /// Hands what peers have sent to the engine, about one batch of each socket, and no more than
     /// there is room for; whether there was anything to do.
     pub(super) fn poll_relays(&mut self, cx: &mut Context<'_>) -> bool {
-        let was_held = std::mem::take(&mut self.is_held);
+        let held = std::mem::take(&mut self.held);
         if self.relays.is_empty() {
             return false;
         }
@@ -166,7 +166,7 @@ impl Client {
                 is_busy |= self.poll_relay(index, cx, scratch, &mut errors);
             }
         });
-        if self.is_held && !was_held {
+        if self.is_held() && held == <[bool; RELAYS_MAX]>::default() {
             self.limit(Limit::WriteQueue);
         }
         self.tell_errors(errors);
@@ -185,7 +185,7 @@ impl Client {
         while datagrams < BATCH {
             let most = self.relays.fit(index, self.outbox.room()).min(BATCH - datagrams);
             if most == 0 {
-                self.is_held |= self.relays.is_ready(index, cx);
+                self.held[index] = self.relays.is_ready(index, cx);
                 break;
             }
             let received = &mut scratch.received;
@@ -216,7 +216,12 @@ impl Client {
     /// Whether what was held in the sockets has room now that something was written.
     pub(super) fn has_room_again(&self) -> bool {
         let room = self.outbox.room();
-        self.is_held && (0..RELAYS_MAX).any(|index| self.relays.fit(index, room) > 0)
+        (0..RELAYS_MAX).any(|index| self.held[index] && self.relays.fit(index, room) > 0)
+    }
+
+    /// Whether something waits in a socket because it has no room.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.contains(&true)
     }
 
     /// Hands what other engines have brought to the engine; whether there was anything.
@@ -485,6 +490,8 @@ impl Client {
         }
         if !self.relays.is_empty() {
             self.relays.close(relay);
+            // The others move up.
+            self.held = [self.is_held(); RELAYS_MAX];
             if self.relays.is_empty() {
                 self.courier.close();
             }

@@ -99,6 +99,8 @@ impl Connection {
 
     /// Does what there is to do, but no more than its share: another task may wait for the thread.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        #[cfg(test)]
+        super::tests::POLLS.set(super::tests::POLLS.get() + 1);
         if let Some(commands) = self.seat.take(cx.waker()) {
             self.client.now = Now::read();
             if commands.stop {
@@ -113,6 +115,13 @@ impl Connection {
         self.client.now = Now::read();
         let mut rounds = 0;
         loop {
+            // What is held gets the new room behind what other engines have brought.
+            if self.client.is_held()
+                && let Poll::Ready(Err(err)) =
+                    self.client.outbox.poll_write(Pin::new(&mut self.stream), cx)
+            {
+                return Poll::Ready(End::Broken(err));
+            }
             let mut is_busy = self.relay(cx);
             if self.client.is_overrun {
                 return Poll::Ready(End::Overrun);
@@ -159,8 +168,8 @@ impl Connection {
     fn relay(&mut self, cx: &mut Context<'_>) -> bool {
         self.is_relaying()
             && (self.read(cx)
-                | self.client.poll_relays(cx)
                 | self.client.poll_mailbox(cx)
+                | self.client.poll_relays(cx)
                 | self.client.poll_peers(cx))
     }
 

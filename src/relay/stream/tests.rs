@@ -1,7 +1,8 @@
 //! Clients over TCP: a panic while one is served, which is a bug, so the tests make one; what
 //! becomes of more than a client has read, or can be told; and pauses under load.
 
-use std::net::SocketAddr;
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::stun::{
     Class, LongTermKeys, Message, Method, PasswordAlgorithm, TransactionId, Writer, attr,
 };
 use crate::telemetry::Secret;
-use crate::turn::{self, FixedUser, Shared};
+use crate::turn::{self, FixedUser, RelayAddress, Shared};
 
 /// A message with this transaction id panics.
 pub(super) const PANIC: [u8; 12] = *b"panic please";
@@ -225,11 +226,17 @@ fn payload(number: usize) -> Vec<u8> {
 
 /// A client with a channel to a peer that sends bursts.
 async fn bursts(server: SocketAddr) -> (TcpStream, Bursts) {
+    bursts_of(server, allocate).await
+}
+
+/// The same with an allocation by another request.
+async fn bursts_of(server: SocketAddr, request: impl Fn() -> Writer) -> (TcpStream, Bursts) {
     let peer = relay_socket(SocketAddr::from(([127, 0, 0, 3], 0)), 1 << 20).expect("a peer");
     let from = peer.local_addr().ok().and_then(|local| local.as_socket()).expect("an address");
     let mut client = TcpStream::connect(server).await.expect("a connection");
-    let answer = ask(&mut client, allocate).await;
+    let answer = ask(&mut client, request).await;
     let answer = Message::parse(&answer).expect("an answer");
+    assert_eq!(answer.first(attr::ADDRESS_ERROR_CODE), None, "each family that was asked for");
     let relayed = answer.first(attr::XOR_RELAYED_ADDRESS).expect("a relayed address");
     let port = u16::from_be_bytes([relayed[2], relayed[3]]) ^ 0x2112;
     let bind = || {
@@ -263,12 +270,39 @@ async fn stop(relay: Relay) {
 
 /// A relay whose clients have the shortest queue there is.
 fn with_short_queues(merge: bool) -> (Relay, Arc<Metrics>, SocketAddr, watch::Sender<bool>) {
+    let (engine, options) = short_queues(merge);
+    start_with(engine, options)
+}
+
+fn short_queues(merge: bool) -> (turn::Options, Options) {
     let mut engine = turn_options_for_tests();
     engine.allow_peers = vec!["127.0.0.3".parse().expect("an address")];
     let mut options = Options::default();
     options.streams.write_queue_bytes = 128 * 1024;
     options.features.merge &= merge;
-    start_with(engine, options)
+    (engine, options)
+}
+
+/// Sends until something waits in the relay socket, because the client reads nothing.
+async fn until_held(metrics: &Arc<Metrics>, bursts: &mut Bursts) {
+    let held = || !metrics.text().contains("turncast_limit_hits_total{limit=\"write_queue\"} 0\n");
+    let begin = Instant::now();
+    // What the kernel takes for the client is full before this ends.
+    while !held() {
+        assert!(begin.elapsed() < DEADLINE, "the queue is never full");
+        bursts.send();
+        // The relay has taken all of it, or takes no more.
+        let passed = || {
+            metrics.text().contains(&format!(
+                "turncast_relayed_packets_total{{direction=\"to_client\"}} {}\n",
+                bursts.sent,
+            ))
+        };
+        while !held() && !passed() {
+            assert!(begin.elapsed() < DEADLINE, "a burst is lost");
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -294,25 +328,7 @@ async fn what_a_full_queue_has_no_room_for_waits_and_comes_when_the_client_reads
     for merge in [true, false] {
         let (relay, metrics, server, _stop) = with_short_queues(merge);
         let (mut client, mut bursts) = bursts(server).await;
-        let held =
-            || !metrics.text().contains("turncast_limit_hits_total{limit=\"write_queue\"} 0\n");
-        let begin = Instant::now();
-        // What the kernel takes for the client is full before this ends.
-        while !held() {
-            assert!(begin.elapsed() < DEADLINE, "the queue is never full");
-            bursts.send();
-            // The relay has taken all of it, or takes no more.
-            let passed = || {
-                metrics.text().contains(&format!(
-                    "turncast_relayed_packets_total{{direction=\"to_client\"}} {}\n",
-                    bursts.sent,
-                ))
-            };
-            while !held() && !passed() {
-                assert!(begin.elapsed() < DEADLINE, "a burst is lost");
-                tokio::task::yield_now().await;
-            }
-        }
+        until_held(&metrics, &mut bursts).await;
         let sent = bursts.sent;
         expect(&mut client, 0..sent).await;
         // And it goes on as before.
@@ -321,6 +337,38 @@ async fn what_a_full_queue_has_no_room_for_waits_and_comes_when_the_client_reads
         drop(client);
         stop(relay).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_nobody_busy_with_another_family_either() {
+    let (mut engine, options) = short_queues(true);
+    let local = IpAddr::from(Ipv6Addr::LOCALHOST);
+    engine.relay_addresses.push(RelayAddress { public: local, local });
+    (engine.limits.allocations, engine.limits.allocations_per_user) = (2, 2);
+    let (relay, metrics, server, _stop) = start_with(engine, options);
+    let both = || allocate().attribute(attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]);
+    let (client, mut bursts) = bursts_of(server, both).await;
+    // More than the kernel takes for the client, and the relay socket for the relay.
+    for _ in 0..100 {
+        bursts.send();
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+    // The task is on this thread as well, and would be polled as often as this one.
+    let before = POLLS.get();
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    let polls = POLLS.get() - before;
+    assert!(polls < 100, "{polls} polls of a task that has nothing to do");
+    drop(client);
+    stop(relay).await;
+}
+
+thread_local! {
+    /// How often a connection was polled on this thread.
+    pub(super) static POLLS: Cell<u64> = const { Cell::new(0) };
 }
 
 const DEADLINE: Duration = Duration::from_secs(20);

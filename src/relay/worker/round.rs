@@ -23,6 +23,8 @@ impl Running {
         if events < EVENTS {
             // All that is readable was reported, so listeners have their turn below.
             self.from_peers = 0;
+        } else {
+            self.pace.left_some();
         }
         for index in 0..events {
             let event = self.worker.sockets.poll.event(index);
@@ -117,6 +119,7 @@ impl Running {
             }
             self.now = Now::read();
         }
+        self.pace.left_some();
         datagrams
     }
 
