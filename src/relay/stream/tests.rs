@@ -345,7 +345,7 @@ async fn a_client_that_does_not_read_keeps_nobody_busy_with_another_family_eithe
     let local = IpAddr::from(Ipv6Addr::LOCALHOST);
     engine.relay_addresses.push(RelayAddress { public: local, local });
     (engine.limits.allocations, engine.limits.allocations_per_user) = (2, 2);
-    let (relay, metrics, server, _stop) = start_with(engine, options);
+    let (relay, _, server, _stop) = start_with(engine, options);
     let both = || allocate().attribute(attr::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]);
     let (client, mut bursts) = bursts_of(server, both).await;
     // More than the kernel takes for the client, and the relay socket for the relay.
